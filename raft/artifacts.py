@@ -1,0 +1,339 @@
+"""Artefacts: folders that are finished by their manifest.
+
+A folder is written under a temporary name, its files are flushed and hashed, ``manifest.json`` is written
+last, and one rename makes it visible. A folder without a manifest is unfinished: it can be resumed or
+deleted, never read. Opening verifies every file's hash: a FAISS file with zeroed pages, for one, often loads
+without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raft.errors import ArtifactError, InputError
+
+MANIFEST = "manifest.json"
+RESUME = "resume.json"
+FORMAT = 1
+_PACKAGES = (
+    "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
+    "langchain-text-splitters", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What made an artefact. ``files`` maps relative paths to sha256; ``facts`` holds kind-specific figures."""
+
+    kind: str
+    recipe: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    files: Mapping[str, str]
+    facts: Mapping[str, Any]
+    packages: Mapping[str, str]
+    machine: str
+    seconds: float
+    created: str
+    format: int = FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the artefact's files: equal fingerprints mean equal content."""
+        return digest(self.files)
+
+
+@dataclass
+class Draft:
+    """An artefact being written. Fill ``folder``, ``inputs`` and ``facts``; leaving the block finishes it."""
+
+    folder: Path
+    inputs: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes. Raises InputError when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def home() -> Path:
+    """Where runs (datasets, adapters, reports, converted models) lie: ``RAFT_HOME``, or ``runs`` here."""
+    return Path(os.environ.get("RAFT_HOME", "runs"))
+
+
+def check_free(out: Path, overwrite: bool = False) -> None:
+    """Raise ArtifactError when ``out`` is taken and may not be replaced. Call before any long work."""
+    if out.exists() and not overwrite:
+        raise ArtifactError(f"{out} exists already", "Name another --out, or replace it with --overwrite")
+    if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ArtifactError(f"{out} is not an artefact of raft and is never replaced", "Name another --out")
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the unfinished work of ``out`` lies, beside it so that the last rename stays on one disk."""
+    return out.with_name(out.name + ".partial")
+
+
+@contextlib.contextmanager
+def writing(
+    out: Path,
+    kind: str,
+    recipe: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    overwrite: bool = False,
+    resume: bool | None = None,
+) -> Iterator[Draft]:
+    """Write the artefact ``out``. The block fills ``draft.folder``; when it ends without an exception the folder
+    gets its manifest and its name.
+
+    ``resume`` says what becomes of unfinished work of ``out``: None, this kind of work always starts anew, and
+    is removed when it fails; False, it may be resumed, so it stays when it fails and is never wiped silently;
+    True, go on with it, provided that its recipe and inputs are the same.
+
+    Raises ArtifactError when ``out`` is taken, or when partial work of other settings or inputs lies there;
+    InputError when the disk is full or not writable.
+    """
+    check_free(out, overwrite)
+    draft = Draft(partial_folder(out), dict(inputs))
+    began = time.monotonic()
+    _prepare(
+        draft.folder,
+        {"kind": kind, "recipe": json.loads(json.dumps(recipe, default=str)), "inputs": dict(inputs)},
+        resume,
+    )
+    try:
+        yield draft
+        (draft.folder / RESUME).unlink()
+        _finish(draft, kind, recipe, time.monotonic() - began)
+        _publish(draft.folder, out)
+    except BaseException as error:
+        if resume is None:
+            shutil.rmtree(draft.folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise InputError(
+                f"{out} cannot be written ({error.strerror})", "Free disk space or name another --out"
+            ) from error
+        raise
+
+
+def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None) -> None:
+    marker = folder / RESUME
+    if resume and marker.exists():
+        _same_work(json.loads(marker.read_text(encoding="utf-8")), identity, folder)
+        return
+    if resume is False and marker.exists():
+        raise ArtifactError(f"unfinished work lies in {folder}", "Go on with --resume, or delete that folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True)
+        write_json(marker, identity)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror})", "Name another --out") from None
+
+
+def _same_work(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    differ = [f"{key}: was {old!r}, now {new!r}" for key, old, new in _differences(was, now)]
+    if differ:
+        raise ArtifactError(
+            f"cannot resume {folder}: {'; '.join(differ)}", "Use the same settings, or delete that folder"
+        )
+
+
+def _differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [*was, *(key for key in now if key not in was)]
+        return [d for key in keys for d in _differences(was.get(key), now.get(key), f"{path}.{key}" if path else key)]
+    return [] if was == now else [(path, was, now)]
+
+
+def _finish(draft: Draft, kind: str, recipe: Mapping[str, Any], seconds: float) -> None:
+    files = {}
+    for path in sorted(p for p in draft.folder.rglob("*") if p.is_file()):
+        with path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        files[path.relative_to(draft.folder).as_posix()] = hash_file(path)
+    manifest = Manifest(
+        kind=kind, recipe=recipe, inputs=draft.inputs, files=files, facts=draft.facts, packages=_package_versions(),
+        machine=f"{platform.machine()} {platform.system()} python {platform.python_version()} {os.cpu_count()} cores",
+        seconds=round(seconds, 3), created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    write_json(draft.folder / MANIFEST, asdict(manifest))
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _publish(folder: Path, out: Path) -> None:
+    old = out.with_name(out.name + ".old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    folder.rename(out)
+    _sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_manifest(folder: Path, kind: str) -> Manifest:
+    """The manifest of a finished artefact of this kind, its files not yet verified.
+
+    Raises ArtifactError when the folder is missing, unfinished, of another kind or of a newer format.
+    """
+    made_by = f"Make one with: raft {_VERBS.get(kind, kind)}"
+    if not folder.is_dir():
+        near = " (unfinished work lies beside it: go on with --resume)" if partial_folder(folder).exists() else ""
+        raise ArtifactError(f"no {kind} at {folder}{near}", made_by)
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a finished {kind}", made_by)
+    try:
+        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError) as error:
+        raise ArtifactError(f"{path} is damaged ({error})", f"Delete {folder} and make it again") from None
+    if manifest.kind != kind:
+        raise ArtifactError(f"{folder} is a {manifest.kind}, not a {kind}", made_by)
+    if manifest.format > FORMAT:
+        raise ArtifactError(
+            f"{folder} has format {manifest.format}; this raft reads up to {FORMAT}", "Upgrade raft-tune"
+        )
+    return manifest
+
+
+_VERBS = {"index": "index", "dataset": "generate", "adapter": "train", "report": "evaluate"}
+
+
+def open_artifact(folder: Path, kind: str) -> Manifest:
+    """The manifest of a finished artefact whose every file was hashed and found unchanged.
+
+    Raises ArtifactError as ``read_manifest`` does, and when a file is missing or its bytes have changed.
+    """
+    manifest = read_manifest(folder, kind)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{folder} is damaged: {name} is missing", "Restore it from a backup, or make it again")
+        if hash_file(path) != expected:
+            raise ArtifactError(
+                f"{folder} is damaged: {name} has changed since it was made",
+                "Restore it from a backup, or make it again",
+            )
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write and flush to disk; a reader sees the old file or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=1, default=str)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]]) -> int:
+    """Write JSON lines; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            count += 1
+    return count
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON lines file (gzipped when its name ends in .gz), one at a time.
+
+    Raises InputError naming the line that is not a JSON object.
+    """
+    import gzip
+
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield _parse_row(line, path, number)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _parse_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path} line {number} is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path} line {number} is {type(row).__name__}, not a JSON object")
+    return row
+
+
+class Journal:
+    """An append-only JSON lines file that survives ``kill -9``: each row is flushed to the operating system at
+    once, and a last line cut short by a crash is dropped on reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows = self._recover()
+        self._stream = path.open("a", encoding="utf-8")
+
+    def _recover(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with self.path.open("rb+") as stream:
+                stream.truncate(len(whole))
+        return [
+            _parse_row(line, self.path, n)
+            for n, line in enumerate(whole.decode("utf-8").split("\n"), 1)
+            if line.strip()
+        ]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that stood in the file when it was opened."""
+        return self._rows
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()

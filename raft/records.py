@@ -1,0 +1,142 @@
+"""The records that cross rooms.
+
+A question of a corpus, as one line of its ``questions.jsonl``::
+
+    {"id": "med-001", "question": "What is the first dose of Corvalexin in adults?", "answer": "12 mg",
+     "aliases": [], "answer_type": "short", "long_answer": "The formulary sets the first adult dose at 12 mg.",
+     "gold_doc_ids": ["formulary/corvalexin.md"],
+     "evidence": [{"doc_id": "formulary/corvalexin.md", "text": "Adults start with 12 mg by mouth."}],
+     "split": "train"}
+
+All records are frozen; a role (oracle, distractor) or a score never lies on a chunk, because it
+belongs to one example or one search and not to the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Split = Literal["train", "dev", "test"]
+AnswerType = Literal["short", "number", "list", "yesno", "label", "long", "unanswerable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A source file or record as read. ``metadata`` holds JSON values (page starts, dates, tags)."""
+
+    id: str
+    text: str
+    title: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit of retrieval: ``text == document.text[start:end]`` (character offsets)."""
+
+    id: str
+    document_id: str
+    text: str
+    start: int
+    end: int
+    title: str = ""
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk returned by a search. ``rank`` counts from 1; ``parts`` holds the score of each retriever."""
+
+    chunk: Chunk
+    score: float
+    rank: int
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A verbatim passage of a document that supports an answer (offsets are optional hints)."""
+
+    document_id: str
+    text: str
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QaItem:
+    """A question with its reference answer and evidence. An unanswerable one has no answer and no evidence."""
+
+    id: str
+    question: str
+    answer: str
+    answer_type: AnswerType = "short"
+    aliases: tuple[str, ...] = ()
+    long_answer: str = ""
+    gold_document_ids: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    split: Split | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Words that an answer claims to take from a document; ``document`` is its number in the prompt, from 1."""
+
+    text: str
+    document: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a system said: the raw ``text`` and what ``prompts.parse_answer`` found in it.
+
+    ``well_formed`` is False when the text lacks the answer marker; ``final`` is then the whole text.
+    """
+
+    text: str
+    final: str
+    reasoning: str = ""
+    quotes: tuple[Quote, ...] = ()
+    abstained: bool = False
+    well_formed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RaftExample:
+    """One training example: a question over a context of chunks, and the text the student learns to write.
+
+    ``context`` lists chunk ids in prompt order; ``oracle_ids`` are the question's oracle chunks whether or
+    not they stand in the context (``oracle_present`` says so). Examples with the same ``group`` share their
+    context, chunk for chunk. ``draw`` numbers the drawing of contexts: epoch e trains on draw e modulo draws.
+    """
+
+    id: str
+    question_id: str
+    question: str
+    answer: str
+    target: str
+    answer_type: AnswerType
+    context: tuple[str, ...]
+    oracle_ids: tuple[str, ...]
+    oracle_present: bool
+    group: str
+    draw: int = 0
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    """The record as a JSON-ready dict, fields in declared order."""
+    return asdict(record)
+
+
+def chunk_from_row(row: Mapping[str, Any]) -> Chunk:
+    """The inverse of ``to_row`` for chunks. Raises TypeError on a missing or unknown field."""
+    return Chunk(**{**row, "headings": tuple(row["headings"])})
+
+
+def example_from_row(row: Mapping[str, Any]) -> RaftExample:
+    """The inverse of ``to_row`` for examples. Raises TypeError on a missing or unknown field."""
+    return RaftExample(**{**row, "context": tuple(row["context"]), "oracle_ids": tuple(row["oracle_ids"])})

@@ -1,0 +1,58 @@
+"""Where words stand in a text: verbatim search that forgives only what extraction changes.
+
+White space, letter case, typographic quotes and dashes, and invisible characters differ between a PDF's text
+and what a person or a model writes down; nothing else is forgiven.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_SAME = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2010": "-", "\u2011": "-", "\u2012": "-"}
+    | {"\u2013": "-", "\u2014": "-", "\u2212": "-"}
+)
+
+
+def normalize(text: str) -> str:
+    """The text in the form in which two passages are compared: one space between words, lower case."""
+    return _normalize_with_offsets(text)[0].strip()
+
+
+def find_span(text: str, passage: str) -> tuple[int, int] | None:
+    """Character offsets (start, end) of the first place where ``passage`` stands verbatim in ``text``.
+
+    None when it does not stand there, or when it is empty. ``text[start:end]`` is the passage as written there.
+    A passage that begins or ends inside a word of the text does not count.
+    """
+    wanted = normalize(passage)
+    if not wanted:
+        return None
+    folded, offsets = _normalize_with_offsets(text)
+    at = folded.find(wanted)
+    while at != -1:
+        end = at + len(wanted)
+        if not (_splits_word(folded, at) or _splits_word(folded, end)):
+            return offsets[at], offsets[end - 1] + 1
+        at = folded.find(wanted, at + 1)
+    return None
+
+
+def _splits_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
+
+def _normalize_with_offsets(text: str) -> tuple[str, list[int]]:
+    out: list[str] = []
+    offsets: list[int] = []
+    for index, char in enumerate(text):
+        for folded in unicodedata.normalize("NFKC", char).translate(_SAME).lower():
+            if folded.isspace():
+                if out and out[-1] == " ":
+                    continue
+                folded = " "
+            elif unicodedata.category(folded) == "Cf":
+                continue
+            out.append(folded)
+            offsets.append(index)
+    return "".join(out), offsets

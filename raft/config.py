@@ -170,13 +170,9 @@ class OptimRecipe(Recipe):
 
 
 class WatchRecipe(Recipe):
-    eval_every_steps: int = Field(20, ge=1)
-    save_every_steps: int = Field(20, ge=1)
-    log_every_steps: int = Field(1, ge=1)
-    patience: int | None = Field(
-        3, ge=1, description="stop after this many evaluations without a better dev loss; unset: never"
-    )
-    dev_groups: int | None = Field(32, ge=1, description="dev groups used at each evaluation (all when unset)")
+    every_steps: int = Field(20, ge=1, description="optimizer steps between dev loss and checkpoint")
+    patience: int = Field(3, ge=1, description="stop after this many dev losses in a row without a better one")
+    dev_groups: int = Field(32, ge=1, description="dev context groups used at each evaluation")
 
 
 class TrainRecipe(Recipe):

@@ -147,5 +147,11 @@ def parse_answer(text: str) -> Answer:
     return Answer(text, final, reasoning, tuple(quotes), is_refusal(final), well_formed)
 
 
+def quote_spans(text: str) -> list[tuple[int, int]]:
+    """Where each quote of ``parse_answer(text)`` stands in the text (character offsets), in the same order."""
+    head, mark, _ = text.rpartition(ANSWER_MARK)
+    return [match.span(1) for match in _QUOTE.finditer(head if mark else text)]
+
+
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -51,5 +51,6 @@ class ChatModel(Protocol):
         ...
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
-        """The reply in pieces, as they are made. Raises ModelError."""
+        """The reply in pieces, as they are made. Raises ModelError. A generator that counts tokens returns the
+        finished ChatReply (``reply = yield from model.stream(request)``)."""
         ...

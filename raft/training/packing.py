@@ -1,0 +1,100 @@
+"""Prefix-shared packing: questions over the same documents become one sequence, the documents once.
+
+    examples   [docs q1 a1] [docs q2 a2]                       three times "docs" saved for every further question
+    packed     docs q1 a1 q2 a2
+    position   0..  d.. ..  d.. ..                             each branch goes on where the documents end
+    branch     0 0  1  1    2  2
+    mask       a token sees what stands before it in branch 0 and in its own branch, never a sibling
+
+Loss and gradients equal those of the separate examples (tests/training/test_packing.py holds them together).
+The language-model head runs at answer positions alone (``keep``): prompts are 5 to 20 times longer than answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raft.training.tokenize import Tokenized
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One sequence of T tokens with N answer tokens. Position ``keep[i]`` predicts ``labels[i]``."""
+
+    tokens: list[int]  # [T]
+    positions: list[int]  # [T]
+    branches: list[int]  # [T], 0 is the shared prefix
+    keep: list[int]  # [N]
+    labels: list[int]  # [N]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def pack(examples: Sequence[Tokenized]) -> Packed:
+    """The examples as one sequence behind their longest common prompt prefix."""
+    shared = 0 if len(examples) == 1 else _shared_length([example.prompt for example in examples])
+    tokens = examples[0].prompt[:shared]
+    positions, branches = list(range(shared)), [0] * shared
+    keep: list[int] = []
+    labels: list[int] = []
+    for branch, example in enumerate(examples, 1):
+        rest = example.prompt[shared:]
+        first = len(tokens) + len(rest) - 1  # the last prompt token predicts the first answer token
+        body = rest + example.target[:-1]  # the last answer token is predicted, never read
+        tokens = tokens + body
+        positions += range(shared, shared + len(body))
+        branches += [branch] * len(body)
+        keep += range(first, first + len(example.target))
+        labels += example.target
+    return Packed(tokens, positions, branches, keep, labels)
+
+
+def _shared_length(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; every prompt keeps at least its last token for itself."""
+    first, last = min(prompts), max(prompts)  # all others lie between these two
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return min(same, min(map(len, prompts)) - 1)
+
+
+def pack_group(examples: Sequence[Tokenized], max_tokens: int, share_prefixes: bool = True) -> Iterator[Packed]:
+    """The group in as few sequences of at most ``max_tokens`` as its order allows. An example that is longer on
+    its own is left out; the caller counts those with ``fits``."""
+    fitting = [example for example in examples if fits(example, max_tokens)]
+    pending: list[Tokenized] = []
+    for example in fitting:
+        if pending and (not share_prefixes or len(pack([*pending, example])) > max_tokens):
+            yield pack(pending)
+            pending = []
+        pending.append(example)
+    if pending:
+        yield pack(pending)
+
+
+def fits(example: Tokenized, max_tokens: int) -> bool:
+    """Whether the example alone stays within ``max_tokens``."""
+    return len(example) - 1 <= max_tokens
+
+
+def to_batch(packed: Packed) -> dict[str, Any]:
+    """The model's keyword arguments for one sequence: tensors with a batch dimension of 1.
+
+    ``attention_mask`` is a boolean [1, 1, T, T] that transformers hands on as it is.
+    """
+    import torch
+
+    branches = torch.tensor(packed.branches)
+    size = len(packed)
+    causal = torch.ones(size, size, dtype=torch.bool).tril()  # [T, T]
+    visible = (branches[None, :] == 0) | (branches[None, :] == branches[:, None])  # [T, T]
+    labels = torch.tensor([packed.labels])  # [1, N]
+    return {
+        "input_ids": torch.tensor([packed.tokens]),  # [1, T]
+        "position_ids": torch.tensor([packed.positions]),  # [1, T]
+        "attention_mask": (causal & visible)[None, None],
+        "logits_to_keep": torch.tensor(packed.keep),  # [N]
+        "labels": labels,
+        "shift_labels": labels,  # tells the trainer that labels are aligned already, so that it counts them all
+    }

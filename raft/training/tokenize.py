@@ -1,0 +1,68 @@
+"""RAFT examples -> token ids, exactly as inference will see them.
+
+A row of a dataset's ``train.jsonl`` names its chunks; the prompt is the same ``prompts.build_messages`` that
+evaluation and serving use, and the loss counts on the target alone::
+
+    prompt  <|im_start|>system ... Document [1] ... Document [2] ... Question: ...<|im_end|><|im_start|>assistant
+    target  Document [2] says ##begin_quote##...##end_quote## ... <ANSWER>: 12 mg<|im_end|>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from raft.artifacts import read_rows
+from raft.errors import InputError
+from raft.models import prompt_ids, target_ids
+from raft.prompts import build_messages
+from raft.records import Chunk, RaftExample, chunk_from_row, example_from_row
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """One example as ids; ``target`` ends with the end-of-turn token."""
+
+    id: str
+    prompt: list[int]
+    target: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+def tokenize_example(tokenizer: Any, example: RaftExample, chunks: Mapping[str, Chunk]) -> Tokenized:
+    """The example's ids. Raises InputError when the dataset lacks a chunk that the example names."""
+    try:
+        context = [chunks[chunk_id] for chunk_id in example.context]
+    except KeyError as missing:
+        raise InputError(f"example {example.id} names chunk {missing}, which chunks.jsonl lacks") from None
+    messages = build_messages(example.question, context)
+    return Tokenized(example.id, prompt_ids(tokenizer, messages), target_ids(tokenizer, example.target))
+
+
+def read_groups(dataset: Path, split: str) -> dict[int, list[list[RaftExample]]]:
+    """Draw -> context groups of that draw, in file order. Empty when the dataset has no such split."""
+    path = dataset / f"{split}.jsonl"
+    if not path.exists():
+        return {}
+    draws: dict[int, list[list[RaftExample]]] = {}
+    examples = map(example_from_row, read_rows(path))
+    for (draw, _), group in groupby(examples, key=lambda example: (example.draw, example.group)):
+        draws.setdefault(draw, []).append(list(group))
+    return draws
+
+
+def read_chunks(dataset: Path) -> dict[str, Chunk]:
+    """Every chunk the dataset's examples name, by id."""
+    return {row["id"]: chunk_from_row(row) for row in read_rows(dataset / "chunks.jsonl")}
+
+
+def tokenize_groups(
+    tokenizer: Any, groups: Sequence[Sequence[RaftExample]], chunks: Mapping[str, Chunk]
+) -> list[list[Tokenized]]:
+    """Each group's examples as ids, groups kept."""
+    return [[tokenize_example(tokenizer, example, chunks) for example in group] for group in groups]

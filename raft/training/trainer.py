@@ -1,0 +1,141 @@
+"""The steps: transformers.Trainer over an explicit schedule of packed sequences.
+
+The schedule is the whole training in order (draw e of the dataset in epoch e, shuffled by the seed), so that a
+resumed run sees the very sequences an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from raft.errors import ModelError
+from raft.training.packing import Packed, to_batch
+
+CURVE = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second")
+
+
+class PackedTrainer(Trainer):
+    """A Trainer whose sequences carry their own mask and answer positions, taken in the order given."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy summed over answer tokens, divided by the answer tokens of the whole optimizer step."""
+        labels = inputs["labels"][0]  # [N]
+        outputs = model(**{k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}, use_cache=False)
+        logits = outputs.logits[0].float()  # [N, vocabulary]
+        loss = cross_entropy(logits, labels, reduction="sum") / (num_items_in_batch or len(labels))
+        return (loss, outputs) if return_outputs else loss
+
+
+class LogFile(TrainerCallback):
+    """log.jsonl: one row a logged step. On resume it is rewritten from the checkpoint, so that no row stands twice."""
+
+    def __init__(self, path: Path, lengths: Sequence[int], groups_per_step: int, on_step: Callable[..., None]) -> None:
+        self._path = path
+        self._lengths = lengths
+        self._per_step = groups_per_step
+        self._on_step = on_step
+        self._began = time.monotonic()
+        self._tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rows = [row for row in map(_curve_row, state.log_history) if row]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        start = (state.global_step - 1) * self._per_step
+        self._tokens += sum(self._lengths[start : start + self._per_step])
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        row = state.log_history[-1]
+        if "loss" in row:
+            row["tokens_per_second"] = round(self._tokens / (time.monotonic() - self._began), 1)
+            if not math.isfinite(row["loss"]):
+                raise ModelError(f"the loss is {row['loss']} at step {state.global_step}", "Lower optim.lr")
+        if kept := _curve_row(row):
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(kept) + "\n")
+            self._on_step(state.global_step, state.max_steps, kept)
+
+
+def _curve_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in CURVE if key in row} if "loss" in row or "eval_loss" in row else {}
+
+
+def make_schedule(draws: Sequence[Sequence[Sequence[Packed]]], epochs: float, seed: int) -> list[Packed]:
+    """All sequences of the training in order. ``draws[d]`` lists the groups of draw d, each a list of sequences;
+    epoch e takes draw e modulo the number of draws, shuffled by seed and epoch."""
+    schedule: list[Packed] = []
+    for epoch in range(math.ceil(epochs)):
+        groups = [sequence for group in draws[epoch % len(draws)] for sequence in group]
+        random.Random(f"{seed}:{epoch}").shuffle(groups)
+        share = min(1.0, epochs - epoch)
+        schedule += groups[: math.ceil(len(groups) * share)]
+    return schedule
+
+
+def training_arguments(
+    folder: Path, *, steps: int, groups_per_step: int, optim: dict[str, Any], every_steps: int, has_dev: bool, seed: int
+) -> TrainingArguments:
+    """Trainer settings; ``optim`` holds lr, warmup_fraction, schedule, weight_decay and max_grad_norm."""
+    return TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, per_device_eval_batch_size=1,
+        gradient_accumulation_steps=groups_per_step, max_steps=steps, learning_rate=optim["lr"],
+        warmup_steps=round(steps * optim["warmup_fraction"]), lr_scheduler_type=optim["schedule"],
+        weight_decay=optim["weight_decay"], max_grad_norm=optim["max_grad_norm"], optim="adamw_torch",
+        logging_steps=1, logging_nan_inf_filter=False, eval_strategy="steps" if has_dev else "no",
+        eval_steps=every_steps, save_strategy="steps", save_steps=every_steps, save_total_limit=2,
+        load_best_model_at_end=has_dev, metric_for_best_model="eval_loss", greater_is_better=False,
+        prediction_loss_only=True, remove_unused_columns=False, label_names=["labels"], report_to=[],
+        disable_tqdm=True, dataloader_num_workers=0, dataloader_pin_memory=False, seed=seed, data_seed=seed,
+        log_level="error", use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def make_trainer(
+    model: Any, schedule: list[Packed], dev: list[Packed], arguments: TrainingArguments, patience: int, log: LogFile
+) -> PackedTrainer:
+    """The trainer, with early stopping when there is a dev set."""
+    callbacks: list[TrainerCallback] = [log]
+    if dev:
+        callbacks.append(EarlyStoppingCallback(patience))
+    trainer = PackedTrainer(
+        model=model, args=arguments, train_dataset=schedule, eval_dataset=dev or None,
+        data_collator=lambda rows: to_batch(rows[0]), callbacks=callbacks,
+    )  # fmt: skip
+    trainer.remove_callback(_printer())
+    return trainer
+
+
+def _printer() -> type[TrainerCallback]:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; ones cut short by a crash (trainer_state.json is written last) are deleted."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append(path)
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)

@@ -115,7 +115,7 @@ def _write_plain_model(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _quiet_transformers()
+    quiet_libraries()
     location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     loaded = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
     config = type(loaded.config).from_dict(
@@ -154,7 +154,7 @@ def load_language_model(folder: Path, precision: Precision = "auto", four_bit: b
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    _quiet_transformers()
+    quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve_precision(precision)
     extra: dict[str, Any] = {}
@@ -163,19 +163,34 @@ def load_language_model(folder: Path, precision: Precision = "auto", four_bit: b
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map={"": device}, attn_implementation="sdpa", use_safetensors=True,
             trust_remote_code=False, **extra,
         )  # fmt: skip
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {folder} cannot be loaded ({_first_line(error)})") from error
+    if four_bit:
+        _keep_four_bit_weights_trainable(model)
+    return model
 
 
-def _quiet_transformers() -> None:
+def _keep_four_bit_weights_trainable(model: Any) -> None:
+    """On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first forward pass in eval mode into a form
+    that carries no gradient and coarser scales; training after the first dev loss would silently go wrong."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress bars and advice off stderr, which carries raft's own."""
+    import logging
+
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def resolve_precision(precision: Precision) -> torch.dtype:

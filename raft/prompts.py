@@ -51,6 +51,9 @@ SYSTEM_SHORT = (
 
 _MARKERS = re.compile("|".join(re.escape(m) for m in (QUOTE_BEGIN, QUOTE_END, ANSWER_MARK)), re.IGNORECASE)
 _QUOTE = re.compile(re.escape(QUOTE_BEGIN) + r"(.*?)" + re.escape(QUOTE_END), re.DOTALL)
+_NAMED_QUOTE = re.compile(
+    r"(?:(?:The )?Document(?: \[\d{1,3}\])? says:?\s*)?" + _QUOTE.pattern + r"\.?", re.DOTALL | re.IGNORECASE
+)
 _NAMED_DOCUMENT = re.compile(r"\[(\d{1,3})\]")
 _ABSTAINS = re.compile(
     r"\b(?:not (?:in|given in|stated in|found in|mentioned in|contained in) the (?:documents?|context|text)"
@@ -145,6 +148,11 @@ def parse_answer(text: str) -> Answer:
         quotes.append(Quote(match.group(1).strip(), int(named[-1]) if named else None))
     reasoning = thought.strip() if well_formed else ""
     return Answer(text, final, reasoning, tuple(quotes), is_refusal(final), well_formed)
+
+
+def without_quotes(reasoning: str) -> str:
+    """An answer's reasoning in its own words: what is left when its quotes, and the words that name them, go."""
+    return " ".join(_NAMED_QUOTE.sub(" ", reasoning).split()).strip(" ,;:-")
 
 
 def quote_spans(text: str) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     tokenizer = load_tokenizer(student_folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=49152, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
     )  # fmt: skip

@@ -306,7 +306,7 @@ def _html_title(soup: BeautifulSoup) -> str:
 
 
 def _html_text(soup: BeautifulSoup) -> str:
-    from bs4 import NavigableString
+    from bs4.element import NavigableString
 
     for element in soup.select(_UNSEEN):
         element.decompose()
@@ -334,7 +334,6 @@ def _mark_blocks(soup: BeautifulSoup) -> None:
         rule.replace_with("\n")
     for item in soup.find_all("li"):
         item.insert(0, "\n- ")
-        item.append("\n")
     for block in soup.select(f"{_BLOCKS}, table, td, th"):
         block.insert(0, "\n\n")
         block.append("\n\n")

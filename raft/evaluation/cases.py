@@ -12,15 +12,16 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from raft.config import SearchMode, SystemName
-from raft.corpus.spans import find_span
+from raft.dataset.answers import target_of
+from raft.dataset.grounding import ground, locate, shorten
 from raft.errors import InputError
 from raft.evaluation.metrics import recall_at_k
 from raft.prompts import Shot, render_target
-from raft.records import Chunk, Document, Evidence, Hit, QaItem, Quote, Split
+from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split
 
 RECALL_DEPTHS = (1, 3, 5, 10)
 
@@ -69,6 +70,11 @@ class Case:
     @property
     def oracle_ids(self) -> frozenset[str]:
         return frozenset[str]().union(*self.relevant)
+
+    @property
+    def oracle_rank(self) -> int | None:
+        """Rank, from 1, of the first oracle in the deeper search; None when it found none."""
+        return next((rank for rank, c in enumerate(self.ranked, 1) if c.id in self.oracle_ids), None)
 
     def holds_oracle(self, chunks: Sequence[Chunk]) -> bool:
         """True when the chunks hold every oracle of the question (False when it has none)."""
@@ -140,9 +146,7 @@ def build_cases(index: Searchable, items: Sequence[QaItem], *, top_k: int, mode:
 
     Raises InputError when a question's gold document is not in the index.
     """
-    by_document: dict[str, list[Chunk]] = defaultdict(list)
-    for chunk in index.chunks:
-        by_document[chunk.document_id].append(chunk)
+    by_document = chunks_by_document(index)
     missing = sorted({d for item in items for d in item.gold_document_ids if d not in by_document})
     if missing:
         raise InputError(
@@ -160,27 +164,33 @@ def build_cases(index: Searchable, items: Sequence[QaItem], *, top_k: int, mode:
     return cases
 
 
+def chunks_by_document(index: Searchable) -> dict[str, list[Chunk]]:
+    """The chunks of each document, in its order."""
+    grouped: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in index.chunks:
+        grouped[chunk.document_id].append(chunk)
+    return dict(grouped)
+
+
 def _relevant_chunks(
     index: Searchable, item: QaItem, by_document: Mapping[str, Sequence[Chunk]]
 ) -> tuple[tuple[frozenset[str], ...], bool]:
     """The oracle chunks of each evidence passage, or of each gold document where a passage cannot be located."""
-    located = [_holding_evidence(index, evidence, by_document) for evidence in item.evidence]
+    located = [_holding(index, evidence, by_document.get(evidence.document_id, ())) for evidence in item.evidence]
     if located and all(located):
         return tuple(located), True
-    return tuple(frozenset(c.id for c in by_document[d]) for d in item.gold_document_ids), False
+    return tuple(frozenset(chunk.id for chunk in by_document[d]) for d in item.gold_document_ids), False
 
 
-def _holding_evidence(
-    index: Searchable, evidence: Evidence, by_document: Mapping[str, Sequence[Chunk]]
-) -> frozenset[str]:
-    """Ids of the chunks that hold the passage whole; where none does, of those that hold at least half of it."""
-    chunks = by_document.get(evidence.document_id, ())
-    whole = frozenset(chunk.id for chunk in chunks if find_span(chunk.text, evidence.text))
-    span = None if whole or not chunks else find_span(index.document(evidence.document_id).text, evidence.text)
+def _holding(index: Searchable, evidence: Evidence, chunks: Sequence[Chunk]) -> frozenset[str]:
+    """Ids of the chunks of its document that hold the evidence whole; if none does, that hold at least half of it."""
+    span = locate(index.document(evidence.document_id), evidence) if chunks else None
     if span is None:
-        return whole
-    start, end = span
-    return frozenset(c.id for c in chunks if 2 * (min(end, c.end) - max(start, c.start)) >= end - start)
+        return frozenset()
+    held = {chunk.id: min(span[1], chunk.end) - max(span[0], chunk.start) for chunk in chunks}
+    length = span[1] - span[0]
+    needed = length if max(held.values()) == length else length / 2
+    return frozenset(name for name, characters in held.items() if characters >= needed)
 
 
 def insert_oracle(
@@ -226,15 +236,26 @@ def select_shots(items: Sequence[QaItem], asked: Sequence[QaItem], count: int, s
     return random.Random(seed).sample(pool, count)
 
 
-def closed_book_shot(item: QaItem) -> Shot:
-    """The question with its long answer as reasoning and no documents."""
-    return Shot(item.question, render_target(item.answer, item.long_answer))
+def closed_book_shots(examples: Sequence[QaItem]) -> tuple[Shot, ...]:
+    """The examples without documents, with the first sentences of their long answers as reasoning."""
+    return tuple(Shot(item.question, render_target(item.answer, shorten(item.long_answer))) for item in examples)
 
 
-def document_shot(case: Case) -> Shot:
-    """The question over its own documents, the oracle among them, with the evidence quoted from there."""
-    quotes = []
-    for evidence in case.item.evidence:
-        places = [n for n, c in enumerate(case.with_oracle, 1) if find_span(c.text, evidence.text)]
-        quotes += [Quote(evidence.text, n) for n in places[:1]]
-    return Shot(case.item.question, render_target(case.item.answer, case.item.long_answer, quotes), case.with_oracle)
+def document_shots(
+    index: Searchable, examples: Sequence[QaItem], *, top_k: int, mode: SearchMode, seed: int
+) -> tuple[Shot, ...]:
+    """The examples over ``top_k`` documents, the oracle among the retriever's near misses, answered in the very form
+    that RAFT is trained on."""
+    by_document = chunks_by_document(index)
+    chunks = {chunk.id: chunk for chunk in index.chunks}
+    shots = []
+    for item, hits in zip(examples, index.search([item.question for item in examples], top_k, mode), strict=True):
+        named = {*item.gold_document_ids, *(evidence.document_id for evidence in item.evidence)}
+        grounded = ground(item, {d: index.document(d) for d in named if d in by_document}, by_document)
+        oracles = [frozenset({name}) for name in grounded.oracle_ids][:top_k]
+        shown = insert_oracle([hit.chunk for hit in hits], oracles, chunks, top_k, f"{seed}:{item.id}")
+        present = {chunk.id for chunk in shown}
+        kept = replace(grounded, quotes=tuple(quote for quote in grounded.quotes if quote.chunk_id in present))
+        target = target_of(kept, [chunk.id for chunk in shown], present=True, refuse=False)
+        shots.append(Shot(item.question, target, shown))
+    return tuple(shots)

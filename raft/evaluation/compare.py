@@ -9,7 +9,6 @@ Each reply is journalled as it comes, so that a killed run goes on and asks noth
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import sys
 import time
@@ -23,7 +22,7 @@ from raft.config import ChatModelRecipe, EvaluateRecipe, SystemName, require
 from raft.errors import InputError, ModelError, UsageError
 from raft.evaluation import cases as asking
 from raft.evaluation import report as reporting
-from raft.evaluation.cases import SYSTEMS, Case, Searchable, System
+from raft.evaluation.cases import SYSTEMS, Case, System
 from raft.evaluation.report import Report
 from raft.evaluation.scoring import Result, Sampling, gold_label, score_reply
 from raft.llm.chat import ChatModel, ChatRequest
@@ -34,6 +33,7 @@ JOURNAL = "answers.jsonl"
 
 Row = Mapping[str, Any]
 OpenModel = Callable[[], ChatModel]
+OnReply = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Plan:
 
     systems: tuple[System, ...]
     cases: tuple[Case, ...]
-    shots: Mapping[str, tuple[Shot, ...]]
+    shots: Mapping[SystemName, tuple[Shot, ...]]
     shot_ids: tuple[str, ...]
     inputs: Mapping[str, str]
     notes: tuple[str, ...]
@@ -63,10 +63,12 @@ def evaluate(
     overwrite: bool = False,
     base: OpenModel | None = None,
     tuned: OpenModel | None = None,
+    on_reply: OnReply = lambda done, total, system: None,
 ) -> Report:
     """Write the report artefact ``out`` (report.json, report.md, report.html, answers.jsonl) and return its content.
 
     ``base`` and ``tuned`` open the two models, one after the other; when None, the recipe's models are opened.
+    ``on_reply`` is told after each reply how many there are, of how many, and by which system.
 
     Raises UsageError, InputError or ArtifactError before any model is opened when recipe, questions, index and
     adapter do not fit together; ModelError when a model cannot run.
@@ -80,7 +82,7 @@ def evaluate(
 
     settings = recipe.model_dump(mode="json", exclude={"out"})
     with artifacts.writing(out, "report", settings, plan.inputs, overwrite=overwrite, resume=resume) as draft:
-        rows = collect_replies(draft.folder / JOURNAL, plan, open_model, to_request)
+        rows = collect_replies(draft.folder / JOURNAL, plan, open_model, to_request, on_reply)
         report = _report(out.name, recipe, plan, rows)
         reporting.write(report, draft.folder)
         draft.facts = {"verdict": list(report.verdict), "question_set": report.question_set["hash"]}
@@ -127,25 +129,17 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     inputs["index"] = index.fingerprint
     few_shot = any(system.shots for system in systems)
     examples = asking.select_shots(items, chosen, recipe.shots, recipe.seed) if few_shot else []
-    cases, example_cases = _both_cases(index, chosen, examples, recipe)
-    shots = {system.name: _shots(system, example_cases) for system in systems if system.shots}
-    return Plan(tuple(systems), tuple(cases), shots, tuple(item.id for item in examples), inputs, tuple(notes))
-
-
-def _both_cases(
-    index: Searchable, chosen: Sequence[QaItem], examples: Sequence[QaItem], recipe: EvaluateRecipe
-) -> tuple[list[Case], list[Case]]:
-    """The cases of the questions and of the examples, retrieved together."""
-    cases = asking.build_cases(
-        index, [*chosen, *examples], top_k=recipe.top_k, mode=recipe.search, seed=recipe.seed
-    )
-    return cases[: len(chosen)], cases[len(chosen) :]
-
-
-def _shots(system: System, examples: Sequence[Case]) -> tuple[Shot, ...]:
-    if system.documents == "none":
-        return tuple(asking.closed_book_shot(case.item) for case in examples)
-    return tuple(asking.document_shot(case) for case in examples)
+    search: Any = {"top_k": recipe.top_k, "mode": recipe.search, "seed": recipe.seed}
+    shots = {
+        system.name: asking.closed_book_shots(examples)
+        if system.documents == "none"
+        else asking.document_shots(index, examples, **search)
+        for system in systems
+        if system.shots
+    }
+    cases = asking.build_cases(index, chosen, **search)
+    shot_ids = tuple(item.id for item in examples)
+    return Plan(tuple(systems), tuple(cases), shots, shot_ids, inputs, tuple(notes))
 
 
 def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:
@@ -177,23 +171,31 @@ def check_labels(items: Sequence[QaItem], labels: Sequence[str]) -> None:
 
 
 def collect_replies(
-    path: Path, plan: Plan, open_model: Mapping[bool, OpenModel], to_request: Callable[[qa.Ask], ChatRequest]
+    path: Path,
+    plan: Plan,
+    open_model: Mapping[bool, OpenModel],
+    to_request: Callable[[qa.Ask], ChatRequest],
+    on_reply: OnReply,
 ) -> dict[tuple[str, str], Row]:
     """The journal row of every (system, question id), asking only for those that ``path`` does not hold yet.
 
-    A model is opened when one of its replies is missing, and let go before the other is opened.
+    The base model (``open_model[False]``) is opened when one of its replies is missing, and let go before the tuned
+    one (``open_model[True]``) is opened.
     """
     journal = artifacts.Journal(path)
     rows: dict[tuple[str, str], Row] = {(row["system"], row["question_id"]): row for row in journal.rows}
+    total = len(plan.systems) * len(plan.cases)
     try:
-        with _progress(len(plan.systems) * len(plan.cases), len(rows)) as advance:
-            for tuned in (False, True):
-                waiting = {s: [a for a in plan.asks(s) if (s.name, a.key) not in rows] for s in plan.systems}
-                waiting = {s: asks for s, asks in waiting.items() if asks and s.tuned is tuned}
-                for row in _ask_model(open_model[tuned], waiting, to_request) if waiting else ():
-                    journal.append(row)
-                    rows[row["system"], row["question_id"]] = row
-                    advance(row["system"])
+        for tuned in (False, True):
+            waiting = {
+                system: [ask for ask in plan.asks(system) if (system.name, ask.key) not in rows]
+                for system in plan.systems
+                if system.tuned is tuned
+            }
+            for row in _ask_model(open_model[tuned], waiting, to_request):
+                journal.append(row)
+                rows[row["system"], row["question_id"]] = row
+                on_reply(len(rows), total, row["system"])
     finally:
         journal.close()
     return rows
@@ -202,6 +204,8 @@ def collect_replies(
 def _ask_model(
     open_model: OpenModel, waiting: Mapping[System, Sequence[qa.Ask]], to_request: Callable[[qa.Ask], ChatRequest]
 ) -> Iterator[Row]:
+    if not any(waiting.values()):
+        return
     model = open_model()
     for system, asks in waiting.items():
         yield from _ask_system(model, system, [to_request(ask) for ask in asks])
@@ -234,18 +238,6 @@ def _ask_system(model: ChatModel, system: System, requests: Sequence[ChatRequest
         )
 
 
-@contextlib.contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr; yields the function that moves it by one reply of the named system."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("evaluate", total=total, completed=done)
-        yield lambda system: bar.update(task, advance=1, description=f"evaluate {system}")
-
-
 def _report(name: str, recipe: EvaluateRecipe, plan: Plan, rows: Mapping[tuple[str, str], Row]) -> Report:
     results: dict[System, list[Result]] = {
         system: [score_reply(rows[system.name, c.item.id], system, c, recipe.labels) for c in plan.cases]
@@ -253,6 +245,6 @@ def _report(name: str, recipe: EvaluateRecipe, plan: Plan, rows: Mapping[tuple[s
     }
     models = {system.name: rows[system.name, plan.cases[0].item.id]["model"] for system in plan.systems}
     kept = {"split", "limit", "top_k", "search", "shots", "labels", "max_new_tokens", "seed", "confidence", "resamples"}
-    settings = {**recipe.model_dump(mode="json", include=kept), "shot_ids": list(plan.shot_ids)}
+    settings = {**recipe.model_dump(mode="json", include=kept), "shot_ids": list(plan.shot_ids), **plan.inputs}
     draw = Sampling(recipe.confidence, recipe.resamples, recipe.seed)
-    return reporting.build(name, settings, plan.cases, results, models, draw, {"inputs": plan.inputs, "notes": plan.notes})
+    return reporting.build(name, settings, plan.cases, results, models, draw, plan.notes)

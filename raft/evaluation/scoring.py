@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raft.config import SystemName
 from raft.evaluation import metrics, statistics
 from raft.evaluation.cases import RECALL_DEPTHS, Case, System
 from raft.evaluation.statistics import Interval
@@ -43,7 +44,7 @@ class Result:
     """
 
     question_id: str
-    system: str
+    system: SystemName
     chunk_ids: tuple[str, ...]
     oracle_given: bool
     text: str
@@ -81,7 +82,7 @@ class SystemScores:
     questions by whether the prompt held every oracle.
     """
 
-    system: str
+    system: SystemName
     title: str
     model: str
     n: int
@@ -101,6 +102,7 @@ class SystemScores:
     f1_oracle_given: Interval | None
     f1_oracle_missing: Interval | None
     n_oracle_given: int
+    n_with_oracle: int
     prompt_tokens: float
     completion_tokens: float
     seconds: float
@@ -110,8 +112,8 @@ class SystemScores:
 class Difference:
     """``system`` minus ``minus`` in token F1 on the same questions; ``p_holm`` is corrected over all differences."""
 
-    system: str
-    minus: str
+    system: SystemName
+    minus: SystemName
     f1: Interval
     p: float
     p_holm: float
@@ -196,6 +198,7 @@ def score_system(
         raise ValueError(f"the results of {system.name} are not those of the questions, in their order")
     abstained, unanswerable = [r.abstained for r in results], [c.unanswerable for c in cases]
     given = [r.oracle_given for r in results]
+    missing = [bool(c.relevant) and not r.oracle_given for r, c in zip(results, cases, strict=True)]
     return SystemScores(
         system=system.name, title=system.title, model=model, n=len(results),
         failures=sum(r.error is not None for r in results), truncated=sum(r.truncated for r in results),
@@ -206,9 +209,9 @@ def score_system(
         abstention_recall=metrics.abstention_recall(abstained, unanswerable),
         false_abstention_rate=metrics.false_abstention_rate(abstained, unanswerable),
         well_formed=None if system.short else metrics.share(r.well_formed for r in results),
-        f1_oracle_given=_f1_where(results, cases, [bool(c.relevant) and g for c, g in zip(cases, given)], draw),
-        f1_oracle_missing=_f1_where(results, cases, [bool(c.relevant) and not g for c, g in zip(cases, given)], draw),
-        n_oracle_given=sum(given),
+        f1_oracle_given=_f1_where(results, cases, given, draw),
+        f1_oracle_missing=_f1_where(results, cases, missing, draw),
+        n_oracle_given=sum(given), n_with_oracle=sum(bool(c.relevant) for c in cases),
         prompt_tokens=sum(r.prompt_tokens for r in results) / len(results),
         completion_tokens=sum(r.completion_tokens for r in results) / len(results),
         seconds=round(sum(r.seconds for r in results), 3),
@@ -231,10 +234,14 @@ def _f1_where(
 def _score_labels(
     results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], draw: Sampling
 ) -> LabelScores:
-    rows = [(gold, r.label, c) for r, c in zip(results, cases) if (gold := gold_label(c.item, labels)) is not None]
-    gold, said = [g for g, _, _ in rows], [s for _, s, _ in rows]
-    right = _interval([float(g == s) for g, s in zip(gold, said)], [c for _, _, c in rows], draw)
-    return LabelScores(len(rows), right, metrics.macro_f1(gold, said) or 0.0, metrics.confusion(gold, said, labels))
+    rows = [
+        (gold, r.label, c)
+        for r, c in zip(results, cases, strict=True)
+        if (gold := gold_label(c.item, labels)) is not None
+    ]
+    golds, said = [row[0] for row in rows], [row[1] for row in rows]
+    right = _interval([float(g == s) for g, s, _ in rows], [row[2] for row in rows], draw)
+    return LabelScores(len(rows), right, metrics.macro_f1(golds, said) or 0.0, metrics.confusion(golds, said, labels))
 
 
 _NO_QUOTING: dict[str, Any] = {"quotes": 0, "quote_validity": None, "quoted_answers": None, "quotes_in_oracle": None}
@@ -242,7 +249,7 @@ _NO_QUOTING: dict[str, Any] = {"quotes": 0, "quote_validity": None, "quoted_answ
 
 def _score_quoting(results: Sequence[Result], cases: Sequence[Case]) -> dict[str, Any]:
     quotes = [quote for r in results for quote in r.quotes]
-    answerable = [quote for r, c in zip(results, cases) if c.relevant for quote in r.quotes]
+    answerable = [quote for r, c in zip(results, cases, strict=True) if c.relevant for quote in r.quotes]
     return {
         "quotes": len(quotes),
         "quote_validity": metrics.share(q.chunk_id is not None for q in quotes),
@@ -254,7 +261,7 @@ def _score_quoting(results: Sequence[Result], cases: Sequence[Case]) -> dict[str
 
 
 def score_differences(
-    system: str, results: Mapping[str, Sequence[Result]], cases: Sequence[Case], draw: Sampling
+    system: SystemName, results: Mapping[SystemName, Sequence[Result]], cases: Sequence[Case], draw: Sampling
 ) -> list[Difference]:
     """``system`` minus every other system, p-values corrected together; empty when it was not evaluated."""
     others = [name for name in results if name != system]

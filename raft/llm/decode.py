@@ -46,7 +46,8 @@ class _RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         total = length + key_states.shape[-2]
         if self._keys_room is None or self._values_room is None or self._keys_room.shape[-2] < total:
-            assert self.keys is not None and self.values is not None
+            assert self.keys is not None
+            assert self.values is not None
             self._keys_room = self._roomy(self.keys, key_states, length, total)
             self._values_room = self._roomy(self.values, value_states, length, total)
         self._keys_room[:, :, length:total] = key_states
@@ -62,7 +63,8 @@ class _RoomyLayer(DynamicLayer):
         return room
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys, self.values = self.keys[indices], self.values[indices]
         self._keys_room = self._values_room = None
 

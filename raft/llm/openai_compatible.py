@@ -9,18 +9,19 @@ connections) is tried again by the ``openai`` client itself.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import queue
 import threading
-from collections.abc import Coroutine, Generator, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest
 
-_MALFORMED_TRIES = 3  # a body that is no chat completion is asked for again, this often in all
 _OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
+_TRIES = 3 + len(_OPTIONAL)  # a body that is no chat completion is asked for again
 
 
 class OpenAICompatibleModel:
@@ -53,27 +54,20 @@ class OpenAICompatibleModel:
         """
         source = iter(requests)
         finished: queue.SimpleQueue[Future[ChatReply]] = queue.SimpleQueue()
-        running: set[Future[ChatReply]] = set()
-        failure: EndpointError | None = None
+        running = 0
+        failure: BaseException | None = None
+        done: list[Future[ChatReply]] = []
         with _Loop(self._open_client) as loop:
             while True:
-                while failure is None and len(running) < self._concurrency:
-                    request = next(source, None)
-                    if request is None:
-                        break
-                    future = loop.submit(self._ask(loop.client, request))
-                    running.add(future)
-                    future.add_done_callback(finished.put)
+                for request in itertools.islice(source, 0 if failure else self._concurrency - running):
+                    loop.submit(self._ask(loop.client, request)).add_done_callback(finished.put)
+                    running += 1
+                yield from (future.result() for future in done if future.exception() is None)
                 if not running:
                     break
                 done = _take(finished)
-                running.difference_update(done)
-                for future in done:
-                    error = future.exception()
-                    if isinstance(error, EndpointError):
-                        failure = failure or error
-                    else:
-                        yield future.result()
+                running -= len(done)
+                failure = failure or next((e for e in (future.exception() for future in done) if e is not None), None)
         if failure is not None:
             raise failure
 
@@ -110,10 +104,10 @@ class OpenAICompatibleModel:
     def _open_client(self) -> Any:
         import openai
 
-        limits = openai.DefaultAsyncHttpxClient(
-            limits=openai._constants.httpx2.Limits(self._concurrency, self._concurrency)
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # httpx's or httpx2's, whichever this openai uses
+            max_connections=self._concurrency, max_keepalive_connections=self._concurrency
         )
-        return openai.AsyncOpenAI(**self._client_settings(), http_client=limits)
+        return openai.AsyncOpenAI(**self._client_settings(), http_client=openai.DefaultAsyncHttpxClient(limits=limits))
 
     def _call(self, request: ChatRequest) -> dict[str, Any]:
         call: dict[str, Any] = {
@@ -134,11 +128,12 @@ class OpenAICompatibleModel:
         """The reply, or one with ``error`` when this request is refused for good. Raises EndpointError."""
         import openai
 
-        for _ in range(_MALFORMED_TRIES + len(_OPTIONAL)):
+        for _ in range(_TRIES):
+            call = self._call(request)
             try:
-                completion = await client.chat.completions.create(**self._call(request))
+                completion = await client.chat.completions.create(**call)
             except openai.BadRequestError as error:
-                if error.param not in _OPTIONAL - self._refused_parameters:
+                if error.param not in _OPTIONAL & call.keys():
                     return ChatReply(request.key, "", error=f"refused: {error}")
                 self._refused_parameters.add(str(error.param))
             except openai.APIError as error:
@@ -152,7 +147,7 @@ class OpenAICompatibleModel:
                 reply = _read_completion(request.key, completion)
                 if reply is not None:
                     return reply
-        return ChatReply(request.key, "", error=f"{_MALFORMED_TRIES} answers were no chat completion")
+        return ChatReply(request.key, "", error="malformed: the answers were no chat completions")
 
     def _endpoint_error(self, error: Any) -> EndpointError | None:
         """The error that ends the run, when every other request would meet it too; None when it is this one's."""
@@ -187,9 +182,9 @@ def _take(finished: queue.SimpleQueue[Future[ChatReply]]) -> list[Future[ChatRep
 def _read_completion(key: str, completion: Any) -> ChatReply | None:
     """The reply in a chat completion, or None when the body is something else."""
     choices = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    if message is None:
+    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
         return None
+    message = choices[0].message
     finish = choices[0].finish_reason
     if finish == "content_filter" or getattr(message, "refusal", None):
         return ChatReply(key, "", error=f"refused: {getattr(message, 'refusal', None) or 'content filter'}")
@@ -200,3 +195,33 @@ def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
     prompt_tokens = getattr(usage, "prompt_tokens", 0) or 0
     completion_tokens = getattr(usage, "completion_tokens", 0) or 0
     return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")
+
+
+class _Loop:
+    """An event loop with an open client on a thread of its own; leaving the block cancels what still runs."""
+
+    def __init__(self, open_client: Callable[[], Any]) -> None:
+        self._open_client = open_client
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="raft-endpoint", daemon=True)
+
+    def __enter__(self) -> _Loop:
+        self._thread.start()
+        self.client = self._open_client()
+        return self
+
+    def submit(self, work: Coroutine[Any, Any, ChatReply]) -> Future[ChatReply]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.close()

@@ -110,7 +110,8 @@ def _authorize(request: Request) -> None:
             raise HTTPException(403, f"without {API_KEY_ENV} this server is reached as localhost only")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected.encode()):
+    # header values arrive decoded as latin-1; encoding them so gives back the bytes that were sent
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), expected.encode()):
         raise HTTPException(401, "no valid API key was given", {"WWW-Authenticate": "Bearer"})
 
 
@@ -168,7 +169,7 @@ async def page(request: Request) -> HTMLResponse:
 
 def _completion(served: Served, model_name: str) -> schema.ChatCompletion:
     message = schema.AssistantMessage(
-        role="assistant", content=served.answer.text, refusal=None, annotations=schema.annotations(served)
+        role="assistant", content=served.answer.text, refusal=None, annotations=schema.url_citations(served)
     )
     choice = schema.Choice(index=0, message=message, finish_reason=schema.finish_reason(served), logprobs=None)
     return schema.ChatCompletion(
@@ -202,7 +203,8 @@ async def _events(service: Service, body: ChatCompletionRequest) -> AsyncGenerat
     job = service.engine.stream(body.question, body.top_k, body.token_limit)
     try:
         async with contextlib.aclosing(service.answers.stream(job)) as pieces:
-            yield await anext(pieces)  # type: ignore[misc]
+            await anext(pieces)
+            yield ""
             yield _event(head, Delta(role="assistant", content=""))
             async for piece in pieces:
                 if isinstance(piece, str):
@@ -217,18 +219,18 @@ async def _events(service: Service, body: ChatCompletionRequest) -> AsyncGenerat
     yield "data: [DONE]\n\n"
 
 
-def _last_events(head: dict[str, Any], served: Any, wants_usage: bool) -> list[str]:
+def _last_events(head: dict[str, Any], served: Served, wants_usage: bool) -> list[str]:
     """The end of the stream. As OpenAI does it, usage comes in a chunk of its own without choices."""
-    delta = Delta(annotations=schema.annotations(served))
-    raft = {"raft": schema.raft_object(served)}
+    delta = Delta(annotations=schema.url_citations(served))
+    raft = schema.raft_object(served)
     finish = schema.finish_reason(served)
     if not wants_usage:
-        return [_event(head, delta, finish, **raft)]
-    last = ChatCompletionChunk(**head, choices=[], usage=schema.usage(served), **raft)
+        return [_event(head, delta, finish, raft=raft)]
+    last = ChatCompletionChunk(**head, choices=[], usage=schema.usage(served), raft=raft)
     return [_event(head, delta, finish), _sse(last)]
 
 
-def _event(head: dict[str, Any], delta: Delta, finish: str | None = None, **last: Any) -> str:
+def _event(head: dict[str, Any], delta: Delta, finish: schema.FinishReason | None = None, **last: Any) -> str:
     choice = schema.ChunkChoice(index=0, delta=delta, finish_reason=finish, logprobs=None)
     return _sse(ChatCompletionChunk(**head, choices=[choice], **last))
 

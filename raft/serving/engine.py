@@ -205,7 +205,9 @@ class Gate:
                 try:
                     while (piece := await arrived.get()) is not None:
                         yield piece
-                    yield await future
+                    result = await future
+                    if result is not None:
+                        yield result
                 finally:
                     left.set()
                     await _settled(future)

@@ -268,7 +268,7 @@ def documents(hits: Sequence[Hit]) -> list[RaftDocument]:
     ]
 
 
-def annotations(served: Served) -> list[Annotation]:
+def url_citations(served: Served) -> list[Annotation]:
     """The citations in the form that stock clients keep; same order as ``raft_object(served).citations``."""
     return [
         Annotation(

@@ -1,0 +1,51 @@
+"""raft show: what an artefact is and what made it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raft.artifacts import MANIFEST, open_artifact, read_rows
+from raft.cli.options import ToJson
+from raft.errors import ArtifactError
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(help="index, dataset, adapter or report")],
+    samples: Annotated[int, typer.Option(min=0, help="examples of a dataset to print")] = 1,
+    to_json: ToJson = False,
+) -> None:
+    """Check an artefact's files against their hashes and print what made it."""
+    manifest = open_artifact(folder, _kind(folder))
+    if to_json:
+        typer.echo(json.dumps(asdict(manifest), ensure_ascii=False, default=str))
+        return
+    typer.echo(
+        f"{manifest.kind} {folder}: whole, {len(manifest.files)} files, "
+        f"made {manifest.created} in {manifest.seconds:.1f} s"
+    )
+    for title, values in (("facts", manifest.facts), ("inputs", manifest.inputs), ("recipe", manifest.recipe)):
+        typer.echo(f"\n{title}")
+        for key, value in values.items():
+            typer.echo(f"  {key} = {json.dumps(value, ensure_ascii=False, default=str)}")
+    typer.echo(f"\nmade with {', '.join(f'{k} {v}' for k, v in manifest.packages.items())} on {manifest.machine}")
+    if manifest.kind == "dataset":
+        _show_samples(folder, samples)
+
+
+def _kind(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{folder} is not a finished artefact: it has no readable {MANIFEST}") from None
+
+
+def _show_samples(folder: Path, count: int) -> None:
+    rows = read_rows(folder / "train.jsonl") if (folder / "train.jsonl").exists() else iter(())
+    for _, row in zip(range(count), rows, strict=False):
+        typer.echo(f"\nexample {row['id']} over {len(row['context'])} chunks, oracle present: {row['oracle_present']}")
+        typer.echo(f"  question: {row['question']}\n  target:   {row['target']}")

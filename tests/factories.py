@@ -1,0 +1,48 @@
+"""Small artefacts written the way the verbs write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raft.artifacts import write_rows, writing
+from raft.prompts import render_target
+from raft.records import Chunk, Quote, RaftExample, to_row
+
+COLOURS = ("red", "blue", "green", "white", "black", "amber", "violet", "grey")
+
+
+def colour_chunks() -> list[Chunk]:
+    texts = [f"The door of ward {n} is {colour}." for n, colour in enumerate(COLOURS)]
+    return [Chunk(f"doors#{n}", "doors", text, 0, len(text), "Doors") for n, text in enumerate(texts)]
+
+
+def colour_examples(draws: int = 2, per_group: int = 2) -> list[RaftExample]:
+    """A learnable task: read a door's colour off the right one of three documents."""
+    chunks = colour_chunks()
+    examples = []
+    for draw in range(draws):
+        for group in range(0, len(chunks), per_group):
+            members = chunks[group : group + per_group]
+            context = [*members, chunks[(group + per_group + draw) % len(chunks)]]
+            for oracle in members:
+                n = chunks.index(oracle)
+                target = render_target(COLOURS[n], "", [Quote(oracle.text, context.index(oracle) + 1)])
+                examples.append(
+                    RaftExample(
+                        f"q{n}/{draw}", f"q{n}", f"What colour is the door of ward {n}?", COLOURS[n], target, "short",
+                        tuple(c.id for c in context), (oracle.id,), True, f"{draw}:{group}", draw,
+                    )  # fmt: skip
+                )
+    return examples
+
+
+def write_dataset(folder: Path, examples: list[RaftExample] | None = None, dev: bool = True) -> Path:
+    """A finished dataset artefact with a train split and, if asked for, a dev split."""
+    train = colour_examples() if examples is None else examples
+    with writing(folder, "dataset", {}, {}) as draft:
+        write_rows(draft.folder / "train.jsonl", map(to_row, train))
+        if dev:
+            write_rows(draft.folder / "dev.jsonl", (to_row(e) for e in train if e.draw == 0))
+        write_rows(draft.folder / "chunks.jsonl", map(to_row, colour_chunks()))
+        draft.facts["index_fingerprint"] = "none"
+    return folder

@@ -1,0 +1,272 @@
+"""The client against a real server on loopback that answers well, late, badly or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from raft.errors import EndpointError, ModelError
+from raft.llm.chat import ChatRequest
+from raft.llm.openai_compatible import OpenAICompatibleModel
+from raft.prompts import Message
+
+
+def completion(text, finish="stop", **message):
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
+    return {
+        "id": "c", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    }  # fmt: skip
+
+
+class Stub(ThreadingHTTPServer):
+    """``behave(word, nth)`` -> (status, headers, body) for the nth call about a word; the body may be a dict."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, behave):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behave = behave
+        self.calls = Counter()
+        self.bodies = []
+        self.keys = set()
+        self.running = self.most_running = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        stub = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        word = body["messages"][-1]["content"]
+        with stub.lock:
+            stub.bodies.append(body)
+            stub.keys.add(self.headers["Authorization"])
+            stub.calls[word] += 1
+            nth = stub.calls[word]
+            stub.running += 1
+            stub.most_running = max(stub.most_running, stub.running)
+        status, headers, answer = stub.behave(word, nth)
+        with stub.lock:
+            stub.running -= 1
+        data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    stubs = []
+
+    def start(behave):
+        stub = Stub(behave)
+        threading.Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
+        stubs.append(stub)
+        return stub
+
+    yield start
+    for stub in stubs:
+        stub.shutdown()
+        stub.server_close()
+
+
+def model_of(stub, **settings):
+    return OpenAICompatibleModel("stub", stub.url, "RAFT_TEST_KEY", **{"max_retries": 2, **settings})
+
+
+def request(word, **settings):
+    return ChatRequest(f"key-{word}", (Message("user", word),), **settings)
+
+
+def ok(word, nth):
+    return 200, {}, completion(f"about {word}")
+
+
+def test_every_request_is_answered_under_its_own_key_with_bounded_concurrency(serve):
+    def behave(word, nth):
+        time.sleep(0.01)
+        return ok(word, nth)
+
+    stub = serve(behave)
+    replies = list(model_of(stub, concurrency=8).complete(request(f"w{n}") for n in range(60)))
+    assert {r.key: r.text for r in replies} == {f"key-w{n}": f"about w{n}" for n in range(60)}
+    assert all((r.prompt_tokens, r.completion_tokens, r.error) == (7, 3, None) for r in replies)
+    assert 2 <= stub.most_running <= 8
+
+
+def test_requests_are_pulled_only_when_there_is_room(serve):
+    pulled = []
+
+    def requests():
+        for n in range(1000):
+            pulled.append(n)
+            yield request(f"w{n}")
+
+    replies = model_of(serve(ok), concurrency=4).complete(requests())
+    for taken in range(1, 50):
+        next(replies)
+        assert len(pulled) <= taken + 2 * 4
+    replies.close()
+
+
+def test_what_may_succeed_later_is_tried_again(serve):
+    def behave(word, nth):
+        bad = {
+            "limited": (429, {"Retry-After": "0.01"}, {"error": {"message": "slow down"}}),
+            "broken": (500, {"Retry-After": "0.01"}, "oops"),
+            "garbage": (200, {}, '{"choices": [tru'),
+            "page": (200, {"Content-Type": "text/html"}, "<html>login</html>"),
+            "hollow": (200, {}, {"choices": []}),
+            "null": (200, {}, completion(None)),
+        }
+        return bad[word] if nth == 1 else ok(word, nth)
+
+    stub = serve(behave)
+    words = ["limited", "broken", "garbage", "page", "hollow", "null"]
+    replies = {r.key: r for r in model_of(stub).complete(map(request, words))}
+    assert {k: r.text for k, r in replies.items()} == {f"key-{w}": f"about {w}" for w in words}
+    assert set(stub.calls.values()) == {2}
+
+
+def test_one_request_refused_for_good_is_one_reply_with_an_error(serve):
+    def behave(word, nth):
+        bad = {
+            "long": (400, {}, {"error": {"message": "context length exceeded", "param": "messages"}}),
+            "filtered": (200, {}, completion("", "content_filter")),
+            "declined": (200, {}, completion(None, refusal="I cannot help with that")),
+            "garbage": (200, {}, "not json"),
+            "down": (503, {"Retry-After": "0.01"}, "busy"),
+        }
+        return bad.get(word) or ok(word, nth)
+
+    words = ["long", "fine", "filtered", "declined", "garbage", "down", "also fine"]
+    replies = {r.key.removeprefix("key-"): r for r in model_of(serve(behave)).complete(map(request, words))}
+    assert {w for w, r in replies.items() if r.error is None} == {"fine", "also fine"}
+    assert "context length exceeded" in replies["long"].error
+    assert "content filter" in replies["filtered"].error
+    assert "I cannot help" in replies["declined"].error
+    assert "malformed" in replies["garbage"].error
+
+
+def test_a_slow_answer_is_an_error_of_its_own_request(serve):
+    def behave(word, nth):
+        if word == "slow":
+            time.sleep(1.0)
+        return ok(word, nth)
+
+    model = model_of(serve(behave), timeout_seconds=0.2, max_retries=0)
+    replies = {r.key: r.error for r in model.complete([request("slow"), request("quick")])}
+    assert replies["key-quick"] is None
+    assert "Timeout" in replies["key-slow"]
+
+
+@pytest.mark.parametrize(("status", "expected"), [(401, "refuses the key"), (404, "no model 'stub'"), (429, "429")])
+def test_an_endpoint_that_refuses_everything_ends_the_run_after_what_is_running(serve, status, expected):
+    def behave(word, nth):
+        if word == "early":
+            time.sleep(0.3)
+            return ok(word, nth)
+        return status, {"Retry-After": "0.01"}, {"error": {"message": "no"}}
+
+    stub = serve(behave)
+    replies = []
+    with pytest.raises(EndpointError, match=expected):
+        for reply in model_of(stub, concurrency=2).complete(map(request, ["early", *"abcdefgh"])):
+            replies.append(reply)  # noqa: PERF402 (extend would lose them when it raises)
+    assert [r.text for r in replies] == ["about early"]
+    assert len(stub.calls) <= 3
+
+
+def test_an_endpoint_that_is_down_is_one_clear_line():
+    model = OpenAICompatibleModel("m", "http://127.0.0.1:9/v1", "RAFT_TEST_KEY", max_retries=0)
+    with pytest.raises(EndpointError) as caught:
+        list(model.complete([request("a")]))
+    assert "http://127.0.0.1:9/v1 cannot be reached" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_closing_early_cancels_what_is_in_flight(serve):
+    release = threading.Event()
+
+    def behave(word, nth):
+        if word != "first":
+            release.wait(20)
+        return ok(word, nth)
+
+    replies = model_of(serve(behave), concurrency=4).complete(map(request, ["first", "b", "c", "d"]))
+    assert next(replies).key == "key-first"
+    before = threading.active_count()
+    replies.close()  # returns although the server still holds three calls
+    assert not release.is_set()
+    assert "raft-endpoint" not in {t.name for t in threading.enumerate()}
+    assert threading.active_count() <= before
+    release.set()
+
+
+def test_parameters_that_a_model_refuses_by_name_are_left_out_from_then_on(serve):
+    def behave(word, nth):
+        for name in ("max_tokens", "temperature"):
+            if name in stub.bodies[-1]:
+                return 400, {}, {"error": {"message": f"unsupported {name}", "param": name}}
+        return ok(word, nth)
+
+    stub = serve(behave)
+    model = model_of(stub, concurrency=1)
+    replies = list(model.complete(request(w, max_tokens=33) for w in "abc"))
+    assert [r.error for r in replies] == [None] * 3
+    assert len(stub.bodies) == 5
+    assert stub.bodies[-1]["max_completion_tokens"] == 33
+
+
+def test_the_key_comes_from_the_environment_and_a_placeholder_stands_in_for_none(serve, monkeypatch):
+    stub = serve(ok)
+    list(model_of(stub).complete([request("a")]))
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-7")
+    list(model_of(stub).complete([request("a")]))
+    assert stub.keys == {"Bearer none", "Bearer sk-7"}
+
+
+def test_truncation_is_said(serve):
+    [reply] = model_of(serve(lambda word, nth: (200, {}, completion("cut", "length")))).complete([request("a")])
+    assert reply.truncated
+
+
+def sse(*pieces):
+    rows = [{"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", **piece} for piece in pieces]
+    return "".join(f"data: {json.dumps(row)}\n\n" for row in rows) + "data: [DONE]\n\n"
+
+
+def test_stream_yields_pieces_and_returns_the_reply(serve):
+    pieces = [{"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in ("12", " mg")]
+    end = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}}
+    stub = serve(lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse(*pieces, end)))
+    stream = model_of(stub).stream(request("a"))
+    assert [next(stream), next(stream)] == ["12", " mg"]
+    with pytest.raises(StopIteration) as stop:
+        next(stream)
+    assert (stop.value.value.text, stop.value.value.completion_tokens) == ("12 mg", 2)
+
+
+def test_a_stream_that_is_refused_raises(serve):
+    with pytest.raises(ModelError, match="too long"):
+        list(model_of(serve(lambda w, n: (400, {}, {"error": {"message": "too long"}}))).stream(request("a")))
+    with pytest.raises(EndpointError, match="refuses the key"):
+        list(model_of(serve(lambda w, n: (401, {}, {}))).stream(request("a")))

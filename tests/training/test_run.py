@@ -1,0 +1,196 @@
+"""raft train on real (tiny) models: it learns, freezes, saves, refuses, and survives kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raft.artifacts import open_artifact, partial_folder, read_rows
+from raft.config import TrainRecipe, load_recipe
+from raft.errors import ArtifactError, InputError
+from raft.models import load_language_model, load_tokenizer
+from raft.training.run import make_plan, train
+from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
+from raft.training.trainer import last_checkpoint
+from tests.factories import colour_examples, write_dataset
+
+
+def recipe(model: Path, **settings: object) -> TrainRecipe:
+    pairs = {"optim.lr": 0.01, "optim.epochs": 4, "optim.groups_per_step": 2, "watch.every_steps": 4, "precision": "float32"}
+    text = [f"{k}={json.dumps(v)}" for k, v in (pairs | settings).items()]
+    return load_recipe(TrainRecipe, None, text, model=str(model))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "doors")
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "qlora"])
+def test_the_loss_falls_and_the_artefact_is_whole(method: str, tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    summary = train(recipe(tiny_folder, method=method), dataset, tmp_path / "tuned")
+    rows = list(read_rows(tmp_path / "tuned" / "log.jsonl"))
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0] - 0.1
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, summary.steps + 1))
+    assert summary.best_dev_loss == pytest.approx(min(row["eval_loss"] for row in rows if "eval_loss" in row))
+    manifest = open_artifact(tmp_path / "tuned", "adapter")
+    assert manifest.facts["method"] == method
+    assert manifest.facts["trainable_parameters"] > 0
+    assert not partial_folder(tmp_path / "tuned").exists()
+
+
+def test_lora_leaves_the_base_bit_identical_and_trains_every_adapter(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    before = load_file(tiny_folder / "model.safetensors")
+    train(recipe(tiny_folder), dataset, tmp_path / "tuned")
+    after = load_file(tiny_folder / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    adapter = load_file(tmp_path / "tuned" / "adapter" / "adapter_model.safetensors")
+    moved = [name for name in adapter if "lora_B" in name and adapter[name].abs().max() > 0]
+    assert len(moved) == 2 * 7  # two layers, seven linear modules each
+
+
+def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    from raft.llm.local import LocalModel
+    from raft.training.packing import pack_group, to_batch
+
+    summary = train(recipe(tiny_folder), dataset, tmp_path / "tuned")
+    tuned = LocalModel.load(str(tiny_folder), tmp_path / "tuned", precision="float32").model
+    groups = read_groups(dataset, "dev")[0]
+    losses = []
+    for group in tokenize_groups(load_tokenizer(tiny_folder), groups, read_chunks(dataset)):
+        batch = to_batch(next(pack_group(group, 2048)))
+        labels = batch.pop("labels")[0]
+        batch.pop("shift_labels")
+        with torch.no_grad():
+            losses.append(torch.nn.functional.cross_entropy(tuned(**batch).logits[0], labels).item())
+    assert sum(losses) / len(losses) == pytest.approx(summary.best_dev_loss, abs=1e-4)
+
+
+def test_only_answers_carry_loss(tiny_folder: Path, dataset: Path) -> None:
+    tokenizer = load_tokenizer(tiny_folder)
+    plan = make_plan(recipe(tiny_folder, **{"optim.epochs": 1}), dataset, tiny_folder)
+    said = sorted(tokenizer.decode(packed.labels) for packed in plan.schedule)
+    groups = read_groups(dataset, "train")[0]
+    assert said == sorted("".join(e.target + tokenizer.eos_token for e in group) for group in groups)
+
+
+def test_each_epoch_trains_on_its_own_draw_and_every_group_once(tiny_folder: Path, dataset: Path) -> None:
+    two = make_plan(recipe(tiny_folder, **{"optim.epochs": 2}), dataset, tiny_folder).schedule
+    one = make_plan(recipe(tiny_folder, **{"optim.epochs": 1}), dataset, tiny_folder).schedule
+    assert two[: len(one)] == one
+    assert len(one) == 4
+    first, second = ({tuple(p.tokens) for p in part} for part in (one, two[len(one) :]))
+    assert len(first) == len(second) == 4
+    assert first != second
+
+
+def test_examples_that_do_not_fit_are_refused_with_their_number(tiny_folder: Path, dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"no train example .* fits max_tokens = 64 \(16 are longer\)"):
+        make_plan(recipe(tiny_folder, max_tokens=64), dataset, tiny_folder)
+
+
+def test_a_missing_chunk_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    broken = [replace(e, context=("nowhere#1",)) for e in colour_examples()]
+    with pytest.raises(InputError, match=r"q0/0 names chunk 'nowhere#1'"):
+        make_plan(recipe(tiny_folder), write_dataset(tmp_path / "broken", broken), tiny_folder)
+
+
+def test_an_adapter_is_refused_on_another_base(tiny_folder: Path, student_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    from raft.llm.local import LocalModel
+
+    train(recipe(tiny_folder, **{"optim.max_steps": 1}), dataset, tmp_path / "tuned")
+    with pytest.raises(ArtifactError, match="was trained on"):
+        LocalModel.load(str(student_folder), tmp_path / "tuned")
+
+
+def test_a_finished_artefact_is_never_overwritten_silently(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    quick = recipe(tiny_folder, **{"optim.max_steps": 1})
+    train(quick, dataset, tmp_path / "tuned")
+    with pytest.raises(ArtifactError, match="exists already"):
+        train(quick, dataset, tmp_path / "tuned")
+    train(quick, dataset, tmp_path / "tuned", overwrite=True)
+
+
+SLOW_TRAIN = """
+import sys, time
+from pathlib import Path
+from tests.training.test_run import recipe
+from raft.training.run import train
+model, dataset, out = map(Path, sys.argv[1:4])
+train(recipe(model, **{"lora.dropout": 0.1}), dataset, out, resume="--resume" in sys.argv,
+      on_step=lambda *_: time.sleep(float(sys.argv[4])))
+"""
+
+
+def run_training(model: Path, dataset: Path, out: Path, *more: str) -> subprocess.Popen:
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", SLOW_TRAIN, str(model), str(dataset), str(out), *more], env=env)
+
+
+def test_kill_9_and_resume_give_the_weights_of_an_uninterrupted_run(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    assert run_training(tiny_folder, dataset, tmp_path / "whole", "0").wait() == 0
+    killed = run_training(tiny_folder, dataset, tmp_path / "killed", "0.4")
+    log = partial_folder(tmp_path / "killed") / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and sum('"loss"' in line for line in log.read_text().splitlines()) >= 5):
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed").exists()
+    assert last_checkpoint(partial_folder(tmp_path / "killed") / "checkpoints") is not None
+
+    with pytest.raises(ArtifactError, match="go on with --resume|Go on with --resume"):
+        train(recipe(tiny_folder, **{"lora.dropout": 0.1}), dataset, tmp_path / "killed")
+    with pytest.raises(ArtifactError, match=r"recipe.lora.dropout: was 0.1, now 0.2"):
+        train(recipe(tiny_folder, **{"lora.dropout": 0.2}), dataset, tmp_path / "killed", resume=True)
+
+    assert run_training(tiny_folder, dataset, tmp_path / "killed", "0", "--resume").wait() == 0
+    whole, resumed = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    curves = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in read_rows(tmp_path / n / "log.jsonl")]
+        for n in ("whole", "killed")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_checkpoint_cut_short_is_not_used(tmp_path: Path) -> None:
+    for step, state in ((4, "{}"), (8, '{"global')):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert not (tmp_path / "checkpoint-12").exists()
+
+
+def test_qlora_holds_its_base_in_four_bits(tiny_folder: Path) -> None:
+    model = load_language_model(tiny_folder, "float32", four_bit=True)
+    kinds = {type(m).__name__ for m in model.modules()}
+    assert "Linear4bit" in kinds
+    assert model.model.layers[0].mlp.up_proj.weight.quant_state.quant_type == "nf4"
+
+
+def test_a_four_bit_model_still_carries_gradients_after_an_evaluation(tiny_folder: Path) -> None:
+    model = load_language_model(tiny_folder, "float32", four_bit=True).eval()
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        model(input_ids=tokens)
+    embedded = model.get_input_embeddings()(tokens).detach().requires_grad_()
+    model.train()
+    model(inputs_embeds=embedded, use_cache=False).logits.sum().backward()
+    through_attention = embedded.grad[0, 0]  # token 0 reaches the other positions' logits through 4-bit layers alone
+    with_identity_only = torch.autograd.grad(model.lm_head(model.model.norm(embedded)).sum(), embedded)[0][0, 0]
+    assert not torch.allclose(through_attention, with_identity_only)

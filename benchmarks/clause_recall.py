@@ -89,10 +89,10 @@ def main() -> None:
         parser.error(f"{given.questions} has no question with gold_spans ({len(rows)} rows)")
     index.search([questions[0]["question"]], 1)  # loads the encoder before the clock starts
     report = {
-        "index": {"name": given.index.resolve().name, "fingerprint": index.fingerprint, "facts": dict(index.manifest.facts)},
+        "index": {"fingerprint": index.fingerprint, "facts": dict(index.manifest.facts)},
         "questions": {
-            "file": "/".join(given.questions.parts[-2:]), "sha256": hash_file(given.questions), "with_spans": len(questions),
-            "without_spans": len(rows) - len(questions),
+            "file": "/".join(given.questions.parts[-2:]), "sha256": hash_file(given.questions),
+            "with_spans": len(questions), "without_spans": len(rows) - len(questions),
         },
         "reachable": reachable(index, questions),
         "modes": {mode: measure(index, questions, mode) for mode in MODES},

@@ -66,9 +66,9 @@ class ChatModelRecipe(Recipe):
     base_url: str | None = Field(None, description="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's key")
     adapter: Path | None = Field(None, description="adapter artefact to load on a local model")
-    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="0 takes the likeliest token, more samples")
     concurrency: int = Field(16, ge=1, le=4096, description="requests in flight at an endpoint")
-    timeout_seconds: float = Field(120.0, gt=0)
+    timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one reply of an endpoint")
     max_retries: int = Field(5, ge=0, description="tries again after 429, 5xx and broken connections")
     batch_tokens: int = Field(8192, ge=64, description="prompt tokens decoded together by a local model")
 
@@ -110,9 +110,9 @@ class ContextRecipe(Recipe):
 
 
 class QualityRecipe(Recipe):
-    min_question_words: int = Field(4, ge=1)
-    max_question_words: int = Field(60, ge=1)
-    max_answer_words: int = Field(60, ge=1)
+    min_question_words: int = Field(4, ge=1, description="shorter questions are refused")
+    max_question_words: int = Field(60, ge=1, description="longer questions are refused")
+    max_answer_words: int = Field(60, ge=1, description="longer answers are refused")
     min_answer_overlap: Fraction = Field(
         0.5, description="share of the answer's content words that the quotes must hold"
     )
@@ -121,8 +121,8 @@ class QualityRecipe(Recipe):
 class SplitRecipe(Recipe):
     """Shares of documents for rows that carry no split of their own; the rest, up to 1, is train."""
 
-    dev: Fraction = 0.1
-    test: Fraction = 0.1
+    dev: Fraction = Field(0.1, description="share of documents whose questions watch the training")
+    test: Fraction = Field(0.1, description="share of documents kept for evaluation")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitRecipe:
@@ -134,9 +134,9 @@ class SplitRecipe(Recipe):
 class GenerateRecipe(Recipe):
     """raft generate: index (+ teacher, + existing questions) -> RAFT dataset."""
 
-    index: Path | None = None
-    out: Path | None = None
-    seed: int = 0
+    index: Path | None = Field(None, description="index made by raft index")
+    out: Path | None = Field(None, description="folder of the new artefact")
+    seed: int = Field(0, description="every draw follows from it")
     teacher: ChatModelRecipe | None = Field(None, description="model that writes questions and answers")
     from_qa: Path | None = Field(
         None, description="existing questions with answers and evidence (JSONL, may be gzipped)"
@@ -153,20 +153,20 @@ class GenerateRecipe(Recipe):
 
 class LoraRecipe(Recipe):
     r: int = Field(16, ge=1, le=1024, description="rank")
-    alpha: int = Field(32, ge=1)
-    dropout: Fraction = 0.0
+    alpha: int = Field(32, ge=1, description="scale: the adapter is multiplied by alpha / r")
+    dropout: Fraction = Field(0.0, description="share of the adapter's inputs dropped in training")
     target_modules: str | tuple[str, ...] = Field("all-linear", description="layers that get an adapter (PEFT's names)")
 
 
 class OptimRecipe(Recipe):
-    lr: float = Field(2e-4, gt=0, le=1.0)
-    epochs: float = Field(3.0, gt=0)
+    lr: float = Field(2e-4, gt=0, le=1.0, description="highest learning rate")
+    epochs: float = Field(3.0, gt=0, description="times through the training questions")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever epochs says")
     groups_per_step: int = Field(2, ge=1, description="context groups whose gradients make one optimizer step")
-    warmup_fraction: Fraction = 0.05
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_fraction: Fraction = Field(0.05, description="share of the steps in which lr rises from 0")
+    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="how lr falls after warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's pull of weights towards 0")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class WatchRecipe(Recipe):
@@ -178,11 +178,11 @@ class WatchRecipe(Recipe):
 class TrainRecipe(Recipe):
     """raft train: RAFT dataset -> tuned model (an adapter, or full weights)."""
 
-    dataset: Path | None = None
-    out: Path | None = None
-    model: str = DEFAULT_STUDENT
-    method: Literal["lora", "qlora", "full"] = "lora"
-    seed: int = 0
+    dataset: Path | None = Field(None, description="dataset made by raft generate")
+    out: Path | None = Field(None, description="folder of the new artefact")
+    model: str = Field(DEFAULT_STUDENT, description="base model: hub id, local folder, GGUF file or package:NAME")
+    method: Literal["lora", "qlora", "full"] = Field("lora", description="which weights move")
+    seed: int = Field(0, description="every draw follows from it")
     max_tokens: int = Field(
         2048,
         ge=64,
@@ -192,7 +192,7 @@ class TrainRecipe(Recipe):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
     lora: LoraRecipe = LoraRecipe()  # type: ignore[call-arg]
     optim: OptimRecipe = OptimRecipe()  # type: ignore[call-arg]
     watch: WatchRecipe = WatchRecipe()  # type: ignore[call-arg]
@@ -201,36 +201,38 @@ class TrainRecipe(Recipe):
 class EvaluateRecipe(Recipe):
     """raft evaluate: the same questions through several systems -> report."""
 
-    index: Path | None = None
+    index: Path | None = Field(None, description="index made by raft index")
     questions: Path | None = Field(None, description="questions.jsonl, may be gzipped")
-    out: Path | None = None
-    seed: int = 0
+    out: Path | None = Field(None, description="folder of the new artefact")
+    seed: int = Field(0, description="every draw follows from it")
     model: ChatModelRecipe = ChatModelRecipe()  # type: ignore[call-arg]
     adapter: Path | None = Field(None, description="tuned model of the raft systems: an artefact of raft train")
-    systems: tuple[SystemName, ...] = ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle")
+    systems: tuple[SystemName, ...] = Field(
+        ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle"), description="what is compared, in order"
+    )
     split: Literal["train", "dev", "test"] | None = Field(
         "test", description="questions of this split; unset takes all"
     )
     limit: int | None = Field(None, ge=1, description="at most this many questions, drawn with the seed")
     labels: tuple[str, ...] = Field((), description="closed label set, e.g. yes, no, maybe: adds accuracy and macro-F1")
     top_k: int = Field(4, ge=1, le=100, description="documents given to every system that retrieves")
-    search: SearchMode = "fused"
+    search: SearchMode = Field("fused", description="dense, bm25, or both fused by rank")
     shots: int = Field(3, ge=1, le=32, description="in-context examples of the few-shot systems, from the train split")
-    max_new_tokens: int = Field(128, ge=1)
+    max_new_tokens: int = Field(128, ge=1, description="longest answer, in tokens")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="of every interval")
 
 
 class ServeRecipe(Recipe):
     """raft serve: retrieval + tuned model behind an OpenAI-compatible endpoint."""
 
-    index: Path | None = None
+    index: Path | None = Field(None, description="index made by raft index")
     model: ChatModelRecipe = ChatModelRecipe()  # type: ignore[call-arg]
-    top_k: int = Field(4, ge=1, le=100)
-    search: SearchMode = "fused"
-    max_new_tokens: int = Field(192, ge=1)
-    host: str = "127.0.0.1"
-    port: int = Field(8011, ge=0, le=65535)
+    top_k: int = Field(4, ge=1, le=100, description="documents given to the model")
+    search: SearchMode = Field("fused", description="dense, bm25, or both fused by rank")
+    max_new_tokens: int = Field(192, ge=1, description="longest answer, in tokens")
+    host: str = Field("127.0.0.1", description="address to listen on; other machines need a key")
+    port: int = Field(8011, ge=0, le=65535, description="0 takes a free one")
     max_queue: int = Field(32, ge=1, description="requests that may wait; more are refused with 429")
 
 

@@ -26,13 +26,20 @@ def colour_examples(draws: int = 2, per_group: int = 2) -> list[RaftExample]:
             context = [*members, chunks[(group + per_group + draw) % len(chunks)]]
             for oracle in members:
                 n = chunks.index(oracle)
-                target = render_target(COLOURS[n], "", [Quote(oracle.text, context.index(oracle) + 1)])
-                examples.append(
-                    RaftExample(
-                        f"q{n}/{draw}", f"q{n}", f"What colour is the door of ward {n}?", COLOURS[n], target, "short",
-                        tuple(c.id for c in context), (oracle.id,), True, f"{draw}:{group}", draw,
-                    )  # fmt: skip
+                example = RaftExample(
+                    id=f"q{n}/{draw}",
+                    question_id=f"q{n}",
+                    question=f"What colour is the door of ward {n}?",
+                    answer=COLOURS[n],
+                    target=render_target(COLOURS[n], "", [Quote(oracle.text, context.index(oracle) + 1)]),
+                    answer_type="short",
+                    context=tuple(chunk.id for chunk in context),
+                    oracle_ids=(oracle.id,),
+                    oracle_present=True,
+                    group=f"{draw}:{group}",
+                    draw=draw,
                 )
+                examples.append(example)
     return examples
 
 

@@ -6,8 +6,9 @@ import os
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
-from raft.errors import INTERRUPTED, RaftError
+from raft.errors import INTERRUPTED, RaftError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,20 +27,29 @@ def _register() -> None:
         app.command(name)(getattr(verb, name))
 
 
+_register()
+
+
 def main() -> None:
-    """Run the command line; turn the errors of raft into one line and an exit code (errors.py)."""
+    """Run the command line; turn the errors of raft into one line and an exit code (errors.py).
+
+    ``--debug`` anywhere on the line shows the traceback instead.
+    """
     debug = "--debug" in sys.argv
-    if debug:
-        sys.argv.remove("--debug")
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _register()
     try:
-        app()
+        sys.exit(app(words, standalone_mode=False) or 0)
+    except TyperException as error:
+        if debug:
+            raise
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(UsageError.exit_code)
     except RaftError as error:
         if debug:
             raise
         print(f"raft: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("raft: interrupted; nothing finished is lost", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("raft: interrupted; what was finished stays, and --resume goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)

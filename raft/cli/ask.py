@@ -9,6 +9,7 @@ import typer
 
 from raft.cli.options import ToJson
 from raft.config import ServeRecipe, load_recipe, require
+from raft.errors import UsageError
 
 if TYPE_CHECKING:
     from raft.serving.engine import AnswerEngine, Citation, Served
@@ -28,7 +29,7 @@ def ask(
         ServeRecipe, index=index, model__adapter=adapter, model__model=model, model__base_url=base_url, top_k=top_k
     )
     if not question.strip():
-        raise typer.BadParameter("the question is empty")
+        raise UsageError("the question is empty", "Write it in quotes after raft ask")
     served = open_engine(recipe).answer(question)
     if to_json:
         from raft.serving.schema import raft_object
@@ -63,6 +64,7 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     return AnswerEngine(
         retriever,
         model,
+        retriever.fingerprint,
         top_k=recipe.top_k,
         mode=recipe.search,
         max_new_tokens=recipe.max_new_tokens,

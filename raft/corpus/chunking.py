@@ -170,7 +170,7 @@ def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple
         strip_whitespace=False,
     )
     cuts = [0]
-    for piece in splitter.split_text(score):
+    for piece in splitter.split_text(score) or [""]:  # a tokenizer may drop all characters of a section
         cuts.append(cuts[-1] + len(piece))
     if len(cuts) > 2 and cuts[-1] - cuts[-2] < TINY_TOKENS and cuts[-1] - cuts[-3] <= max_tokens:
         del cuts[-2]

@@ -17,6 +17,7 @@ import csv
 import gzip
 import json
 import logging
+import os
 import re
 import stat
 import struct
@@ -88,7 +89,7 @@ def _list_files(path: Path) -> list[Path]:
         file
         for file in path.rglob("*")  # does not descend into linked folders
         if not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and (file.is_symlink() or not file.is_dir())
+        and (file.is_symlink() or not file.is_dir() or not os.access(file, os.R_OK | os.X_OK))
     ]
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
@@ -110,11 +111,10 @@ def _read_file(file: Path, name: str, root: Path) -> Iterator[ReadOutcome]:
 
 
 def _why_skipped(file: Path, root: Path) -> str:
-    if file.is_symlink() and root.is_dir():
-        if file.is_dir():
-            return "a link to a folder is not followed"
-        if not file.resolve().is_relative_to(root.resolve()):
-            return "a link that leads out of the folder is not followed"
+    if file.is_dir():
+        return "a link to a folder is not followed" if file.is_symlink() else "the folder cannot be read"
+    if file.is_symlink() and root.is_dir() and not file.resolve().is_relative_to(root.resolve()):
+        return "a link that leads out of the folder is not followed"
     if _suffix(file.name) not in {*_READERS, *_RECORDS}:
         return f"format {_suffix(file.name) or 'without a suffix'} is not read (formats: {', '.join(FORMATS)})"
     return ""

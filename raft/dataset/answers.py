@@ -15,8 +15,18 @@ from dataclasses import replace
 
 from raft.corpus.spans import find_span
 from raft.dataset.grounding import MOST_QUOTES, GroundedQuestion, Passage, content_words, quote_around, shorten
-from raft.prompts import Message, Shot, build_messages, is_refusal, parse_answer, render_documents, render_target
-from raft.prompts import neutralize, render_refusal, without_quotes
+from raft.prompts import (
+    Message,
+    Shot,
+    build_messages,
+    is_refusal,
+    neutralize,
+    parse_answer,
+    render_documents,
+    render_refusal,
+    render_target,
+    without_quotes,
+)
 from raft.records import Answer, AnswerType, Chunk, Quote
 
 _SHOT_CHUNK = Chunk(

@@ -22,7 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raft.errors import InputError
+
 Policy = Literal["random", "hard", "mixed"]
+_REMEDY = "Raise context.distractors"
 _TRIES = 32  # random companions looked at for each place in a group
 
 
@@ -71,10 +74,6 @@ class _Group:
     needs: dict[str, None] = field(default_factory=dict)
 
 
-class NoRoom(ValueError):
-    """A question whose context cannot be drawn; the message says why."""
-
-
 def draw_contexts(
     questions: Iterable[Asked],
     pool: Sequence[str],
@@ -85,8 +84,8 @@ def draw_contexts(
     """One drawing of contexts: every question stands in exactly one, contexts in a seeded order.
 
     ``pool`` lists the chunks that may be distractors; ``answers(question id, chunk id)`` says that a chunk which
-    is not an oracle answers the question too, and so may not stand beside it. Raises NoRoom when a question has
-    more oracles than a context has places, or when the pool cannot fill one.
+    is not an oracle answers the question too, and so may not stand beside it. Raises InputError when a question
+    has more oracles than a context has places, or when the pool cannot fill one.
     """
     return _Drawing(questions, pool, answers, settings, draw).contexts()
 
@@ -137,7 +136,9 @@ class _Drawing:
         """1 + k. A question with two oracles needs two places, whether or not its draw lets them in."""
         least, most = self._settings.distractors
         if len(first.oracle_ids) > most + 1:
-            raise NoRoom(f"question {first.id} has {len(first.oracle_ids)} oracles; a context has {most + 1} places")
+            raise InputError(
+                f"question {first.id} has {len(first.oracle_ids)} oracles; a context has {most + 1} places", _REMEDY
+            )
         return 1 + rng.randint(max(least, len(first.oracle_ids) - 1), most)
 
     def _join(self, group: _Group, asked: Asked) -> None:
@@ -173,8 +174,8 @@ class _Drawing:
             rng.shuffle(anchors)
             near = (asked for chunk_id in anchors for asked in self._by_oracle.get(chunk_id, ()))
             near = (asked for asked in near if asked.id not in self._grouped)
-            half = (self._settings.questions_per_context - 1 + 1) // 2
-            yield from near if self._settings.policy == "hard" else itertools.islice(near, half)
+            hard = self._settings.policy == "hard"
+            yield from itertools.islice(near, None if hard else self._settings.questions_per_context // 2)
         if self._settings.policy != "hard":
             for _ in range(_TRIES * self._settings.questions_per_context):
                 yield self._order[rng.randrange(at, len(self._order))]
@@ -184,12 +185,15 @@ class _Drawing:
         chosen = dict(group.needs)
         wanted = group.size - len(chosen)
         near, far = self._near(group, wanted, rng), self._far(rng)
+        always_near = self._settings.policy != "mixed" or not all(asked.oracle_ids for asked in group.members)
         while len(chosen) < group.size:
-            hard = self._settings.policy != "mixed" or rng.random() < 0.5
-            sources = (near, far) if hard else (far, near)
+            sources = (near, far) if always_near or rng.random() < 0.5 else (far, near)
             chunk_id = next(itertools.chain(*sources), None)
             if chunk_id is None:
-                raise NoRoom(f"a context of {group.size} chunks cannot be filled: {len(self._pool)} chunks to draw from")
+                raise InputError(
+                    f"a context of {group.size} chunks cannot be filled from {len(self._pool)} chunks, less those "
+                    "that answer its questions", "Index more documents, or lower context.distractors"
+                )  # fmt: skip
             if chunk_id not in chosen and self._bears(group.members, group.present, chunk_id):
                 chosen[chunk_id] = None
         return list(chosen)
@@ -197,7 +201,9 @@ class _Drawing:
     def _near(self, group: _Group, wanted: int, rng: random.Random) -> Iterator[str]:
         """Near misses of the members in turn, from the best few at random, so that draws differ. With the random
         policy only an unanswerable question brings its own: without them it would be told by its context."""
-        lists = [a.near_ids for a in group.members if self._settings.policy != "random" or not a.oracle_ids]
+        random_policy = self._settings.policy == "random"
+        members = sorted(group.members, key=lambda asked: bool(asked.oracle_ids))  # unanswerable questions first
+        lists = [asked.near_ids for asked in members if not (random_policy and asked.oracle_ids)]
         ranked = dict.fromkeys(c for rank in itertools.zip_longest(*lists) for c in rank if c in self._allowed)
         near = [c for c in ranked if self._bears(group.members, group.present, c)]
         window = near[: 2 * wanted]
@@ -207,7 +213,7 @@ class _Drawing:
 
     def _far(self, rng: random.Random) -> Iterator[str]:
         """The pool in random order."""
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if self._pool else 0):
             yield self._pool[rng.randrange(len(self._pool))]
         yield from rng.sample(self._pool, len(self._pool))
 

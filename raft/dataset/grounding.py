@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from raft.corpus.spans import find_span, normalize
@@ -22,22 +22,24 @@ from raft.records import AnswerType, Chunk, Document, Evidence, QaItem, Split
 
 MOST_QUOTE_WORDS = 40
 MOST_QUOTES = 2
+CLOSED_TYPES: frozenset[AnswerType] = frozenset({"yesno", "label"})
+"""Answers out of a closed set: they follow from a quote without standing in it."""
 
 _WORD = re.compile(r"\w+(?:[.,]\d+)*")
-_STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be been before but by can could did do does for from had has have "
-    "he her his how i if in into is it its may more most must no not of on one or our shall she should so such than "
-    "that the their them then there these they this those to under was we were what when where which who whom whose "
-    "why will with would you your".split()
-)
+_STOP_WORDS = frozenset((
+    "a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "before", "but",
+    "by", "can", "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "his", "how",
+    "i", "if", "in", "into", "is", "it", "its", "may", "more", "most", "must", "no", "not", "of", "on", "one",
+    "or", "our", "shall", "she", "should", "so", "such", "than", "that", "the", "their", "them", "then", "there",
+    "these", "they", "this", "those", "to", "under", "was", "we", "were", "what", "when", "where", "which",
+    "who", "whom", "whose", "why", "will", "with", "would", "you", "your",
+))  # fmt: skip
 _BOUNDARY = re.compile(
-    r"(?<=[.!?])[\"')\]\u201d\u2019]*\s+(?=[\"'(\[\u201c\u2018]?[A-Z0-9])"  # a full stop, then a new start
+    r"(?<=[.!?])(?P<closing>[\"')\]\u201d\u2019]*)\s+(?=[\"'(\[\u201c\u2018]?[A-Z0-9])"  # a full stop, then a new start
     r"|\n\s*\n"  # a blank line
     r"|\n(?=\s*(?:[-*•|#]|\d+[.)]\s|\([a-z0-9]{1,3}\)\s))"  # a list item, a table row, a heading
 )
-_ABBREVIATION = re.compile(
-    r"\b(?:e\.g|i\.e|vs|cf|Dr|Mr|Mrs|Ms|Prof|St|No|Nos|Art|Sec|Inc|Ltd|Co|Corp|approx|[A-Z])\.$"
-)
+_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|vs|cf|Dr|Mr|Mrs|Ms|Prof|St|No|Nos|Art|Sec|Inc|Ltd|Co|Corp|approx|[A-Z])\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     spans, start = [], 0
     for match in _BOUNDARY.finditer(text):
         if not _ABBREVIATION.search(text[max(0, match.start() - 8) : match.start()]):
-            spans.append((start, match.start()))
+            spans.append((start, match.end("closing") if match["closing"] else match.start()))
             start = match.end()
     spans.append((start, len(text)))
     return [_strip(text, span) for span in spans if text[span[0] : span[1]].strip()]
@@ -160,13 +162,14 @@ def locate(document: Document, evidence: Evidence) -> tuple[int, int] | None:
     """Where the evidence stands in its document. Given offsets are taken when they fit its text."""
     start, end = evidence.start, evidence.end
     if start is not None and end is not None and 0 <= start < end <= len(document.text):
-        if not evidence.text or normalize(document.text[start:end]) == normalize(evidence.text):
+        there = normalize(document.text[start:end])
+        if there and there == normalize(evidence.text or there):
             return start, end
     return find_span(document.text, evidence.text)
 
 
 def chunk_of(chunks: Sequence[Chunk], span: tuple[int, int]) -> Chunk | None:
-    """The chunk of one document that holds most of ``span``; of equals the one that holds it furthest from its edges."""
+    """The chunk of one document that holds most of ``span``; of equals the one that has it furthest inside."""
 
     def held(chunk: Chunk) -> tuple[int, int]:
         overlap = min(chunk.end, span[1]) - max(chunk.start, span[0])
@@ -176,45 +179,46 @@ def chunk_of(chunks: Sequence[Chunk], span: tuple[int, int]) -> Chunk | None:
     return best if best is not None and held(best)[0] > 0 else None
 
 
-def ground(
-    item: QaItem, documents: Mapping[str, Document], chunks: Mapping[str, Sequence[Chunk]]
-) -> GroundedQuestion:
+def ground(item: QaItem, documents: Mapping[str, Document], chunks: Mapping[str, Sequence[Chunk]]) -> GroundedQuestion:
     """The question with its quotes found in the chunks: at most ``MOST_QUOTES``, fewer (or none) when its
     evidence does not stand in the documents.
 
     ``documents`` and ``chunks`` are by document id; gold documents that are not in them are passed over. Where a
     row names gold documents but no evidence, each one's best sentence is the quote. The reasoning is the first
-    sentences of ``long_answer``, unless the gold document says the same words already.
+    sentences of ``long_answer``, unless a gold document says the same words already.
     """
-    found = [*_given(item, documents), *_guessed(item, documents)]
+    gold = dict.fromkeys((*item.gold_document_ids, *(evidence.document_id for evidence in item.evidence)))
+    known = {name: documents[name] for name in gold if name in documents}
+    reasoning = _own_words(item, known)
+    sought = "" if item.answer_type in CLOSED_TYPES else item.answer  # "no" stands in many a sentence
     quotes: dict[Passage, None] = {}
-    for document_id, span in found:
+    for document_id, span in _spans(item, known, sought, reasoning):
         chunk = chunk_of(chunks.get(document_id, ()), span)
-        text = quote_around(chunk.text, (span[0] - chunk.start, span[1] - chunk.start), item.answer) if chunk else ""
+        text = quote_around(chunk.text, (span[0] - chunk.start, span[1] - chunk.start), sought) if chunk else ""
         if chunk is not None and text:
             quotes[Passage(chunk.id, text)] = None
-    gold = dict.fromkeys((*item.gold_document_ids, *(evidence.document_id for evidence in item.evidence)))
-    grounded = GroundedQuestion(
+    return GroundedQuestion(
         item.id, item.question, item.answer, item.answer_type, tuple(quotes)[:MOST_QUOTES], tuple(gold), "qa",
-        aliases=item.aliases, split=item.split,
+        aliases=item.aliases, reasoning=reasoning, reasoning_source="long_answer" if reasoning else "none",
+        split=item.split,
     )  # fmt: skip
-    reasoning = shorten(item.long_answer)
-    said = any(find_span(documents[d].text, reasoning) for d in gold if d in documents)
-    if not reasoning or said or normalize(reasoning) == normalize(item.answer):
-        return grounded
-    return replace(grounded, reasoning=reasoning, reasoning_source="long_answer")
 
 
-def _given(item: QaItem, documents: Mapping[str, Document]) -> list[tuple[str, tuple[int, int]]]:
-    known = [(e, documents[e.document_id]) for e in item.evidence if e.document_id in documents]
-    spans = [(evidence.document_id, locate(document, evidence)) for evidence, document in known]
-    return [(document_id, span) for document_id, span in spans if span is not None]
+def _own_words(item: QaItem, gold: Mapping[str, Document]) -> str:
+    """The first sentences of ``long_answer`` when they say more than the documents and the answer do."""
+    text = shorten(item.long_answer)
+    repeats = normalize(text) == normalize(item.answer) or any(find_span(d.text, text) for d in gold.values())
+    return "" if repeats else text
 
 
-def _guessed(item: QaItem, documents: Mapping[str, Document]) -> list[tuple[str, tuple[int, int]]]:
+def _spans(
+    item: QaItem, gold: Mapping[str, Document], sought: str, reasoning: str
+) -> list[tuple[str, tuple[int, int]]]:
+    """Where the evidence stands, as (document id, span); where none is given, the sentence nearest to the reasoning
+    (a question's own words would favour sentences that merely raise it), or to the question when there is none."""
     if item.evidence:
-        return []
-    reference = f"{item.long_answer} {item.question}"
-    known = [d for d in item.gold_document_ids if d in documents][:MOST_QUOTES]
-    spans = [(d, best_sentence(documents[d].text, item.answer, reference)) for d in known]
-    return [(document_id, span) for document_id, span in spans if span is not None]
+        located = [(e.document_id, locate(gold[e.document_id], e)) for e in item.evidence if e.document_id in gold]
+    else:
+        first = [gold[name] for name in item.gold_document_ids if name in gold][:MOST_QUOTES]
+        located = [(d.id, best_sentence(d.text, sought, reasoning or item.question)) for d in first]
+    return [(document_id, span) for document_id, span in located if span is not None]

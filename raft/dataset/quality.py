@@ -14,13 +14,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raft.corpus.spans import normalize
-from raft.dataset.grounding import GroundedQuestion, content_words, words
+from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
 from raft.prompts import is_refusal
-from raft.records import Answer, AnswerType
+from raft.records import Answer
 
 NEAR_DUPLICATE = 0.9  # Jaccard similarity of content words
 _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with the answer must hold
-_CLOSED: frozenset[AnswerType] = frozenset({"yesno", "label"})
 
 _SPEAKS_OF_TEXT = re.compile(
     r"\b(?:the|this|that) (?:(?:above|given|provided|following|previous) )?(?:text|passage|excerpt|paragraph|snippet)\b"
@@ -74,7 +73,7 @@ def answer_faults(
         return [*faults, "quote_missing"]
     if any(normalize(quote.text) not in normalize(chunk_texts[quote.chunk_id]) for quote in item.quotes):
         faults.append("quote_not_in_oracle")
-    if item.answer_type not in _CLOSED and answer_overlap(item) < min_overlap:
+    if item.answer_type not in CLOSED_TYPES and answer_overlap(item) < min_overlap:
         faults.append("answer_not_in_quote")
     return faults
 
@@ -99,7 +98,9 @@ def duplicates(questions: Sequence[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, question in questions:
         exact, has = tuple(words(question)), content_words(question)
-        rarest = sorted(has, key=lambda word: (rarity[word], word))[: len(has) - math.ceil(NEAR_DUPLICATE * len(has)) + 1]
+        rarest = sorted(has, key=lambda word: (rarity[word], word))[
+            : len(has) - math.ceil(NEAR_DUPLICATE * len(has)) + 1
+        ]
         if exact in seen:
             found[key] = "duplicate_question"
         elif any(_jaccard(has, other) >= NEAR_DUPLICATE for word in rarest for other in by_rare_word[word]):
@@ -123,7 +124,11 @@ def also_answers(items: Iterable[GroundedQuestion], chunk_text: Callable[[str], 
     """
     known = {item.id: item for item in items}
     passages = {
-        item.id: ([normalize(quote.text) for quote in item.quotes], normalize(item.answer), content_words(item.question))
+        item.id: (
+            [normalize(quote.text) for quote in item.quotes],
+            normalize(item.answer),
+            content_words(item.question),
+        )
         for item in known.values()
     }
     texts: dict[str, str] = {}
@@ -133,7 +138,7 @@ def also_answers(items: Iterable[GroundedQuestion], chunk_text: Callable[[str], 
         quotes, answer, asked = passages[question_id]
         if any(quote in text for quote in quotes):
             return True
-        if known[question_id].answer_type in (*_CLOSED, "unanswerable") or answer not in text:
+        if known[question_id].answer_type in (*CLOSED_TYPES, "unanswerable") or answer not in text:
             return False
         if not re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text):
             return False

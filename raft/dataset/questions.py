@@ -1,9 +1,9 @@
 """The teacher writes questions about a chunk. One of its replies, and what is read from it::
 
-    Here are the questions:
-    1. **What is the first dose of Corvalexin in adults?**     -> What is the first dose of Corvalexin in adults?
-    2) Which form replaced form 1099 in 2021?                  -> Which form replaced form 1099 in 2021?
-    3. The dose depends on weight.                             -> (no question: left out)
+Here are the questions:
+1. **What is the first dose of Corvalexin in adults?**     -> What is the first dose of Corvalexin in adults?
+2) Which form replaced form 1099 in 2021?                  -> Which form replaced form 1099 in 2021?
+3. The dose depends on weight.                             -> (no question: left out)
 """
 
 from __future__ import annotations

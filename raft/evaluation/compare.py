@@ -126,7 +126,7 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     chosen = asking.select_questions(items, recipe.split, recipe.limit, recipe.seed)
     check_labels(chosen, recipe.labels)
     index = open_index(index_path)
-    inputs["index"] = index.fingerprint
+    inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint
     few_shot = any(system.shots for system in systems)
     examples = asking.select_shots(items, chosen, recipe.shots, recipe.seed) if few_shot else []
     search: Any = {"top_k": recipe.top_k, "mode": recipe.search, "seed": recipe.seed}
@@ -157,7 +157,7 @@ def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[S
     if has_tuned and not any(system.tuned for system in systems):
         raise UsageError(f"an adapter is given, but none of {list(names)} uses it", "Add raft to systems")
     left_out = [name for name in names if SYSTEMS[name] not in systems]
-    notes = [f"no adapter is given, so that {' and '.join(left_out)} are left out"] if left_out else []
+    notes = [f"no adapter is given, so that {' and '.join(left_out)} cannot run"] if left_out else []
     return systems, notes
 
 

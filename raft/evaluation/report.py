@@ -32,7 +32,7 @@ from raft.evaluation.scoring import (
     score_retrieval,
     score_system,
 )
-from raft.evaluation.verdict import DASH, Majority, show, show_p, write_verdict
+from raft.evaluation.verdict import DASH, Majority, show, write_verdict
 from raft.records import to_row
 
 
@@ -205,7 +205,7 @@ def to_html(report: Report) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(show=show, show_p=show_p)
+    environment.globals.update(show=show)
     return environment.get_template("report.html.j2").render(
         report=report, systems_table=systems_table(report), differences_table=differences_table(report),
         retrieval_table=retrieval_table(report), titles={name: s.title for name, s in SYSTEMS.items()},

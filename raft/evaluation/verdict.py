@@ -77,8 +77,8 @@ def _on_labels(lead: SystemScores, majority: Majority | None) -> list[str]:
     if lead.labels is None or majority is None:
         return []
     return [
-        f"{lead.title} gives the right label in {show(lead.labels.accuracy)} of {lead.labels.n} label questions; "
-        f"always answering {majority.label!r} would reach {majority.accuracy:.2f}."
+        f"On the {lead.labels.n} label questions {lead.title} has accuracy {show(lead.labels.accuracy)}; always "
+        f"answering {majority.label!r} would reach {majority.accuracy:.2f}."
     ]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raft.artifacts import open_artifact
-from raft.errors import ArtifactError
+from raft.errors import ArtifactError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest
 from raft.models import (
     Precision,
@@ -91,28 +91,30 @@ class LocalModel:
                 request.key, self._text(tokens[row.index]), len(prompt), len(tokens[row.index]), row.truncated
             )
 
-    def stream(self, request: ChatRequest) -> Iterator[str]:
-        """The reply in pieces that are whole characters. Raises ModelError when the prompt does not fit."""
-        from raft.errors import ModelError
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+        """The reply in pieces that are whole characters; the generator returns the finished reply.
+
+        Raises ModelError when the prompt does not fit.
+        """
         from raft.llm.decode import Row, decode
 
         prompt = prompt_ids(self.tokenizer, request.messages)
         if problem := self._too_long(request, prompt):
             raise ModelError(problem, "Give fewer or shorter documents (top_k)")
+        row = Row(0, prompt, request.max_tokens, request.temperature, request.seed)
         tokens: list[int] = []
         said = ""
         with self._busy:
-            for step in decode(
-                self.model, [Row(0, prompt, request.max_tokens, request.temperature, request.seed)], self._end_ids
-            ):
+            for step in decode(self.model, [row], self._end_ids):
                 tokens.extend(token for _, token in step)
                 text = self._text(tokens)
-                if len(text) > len(said) and not text.endswith("\ufffd"):
+                if text.startswith(said) and len(text) > len(said) and not text.endswith("\ufffd"):
                     yield text[len(said) :]
                     said = text
         text = self._text(tokens)
         if len(text) > len(said):
             yield text[len(said) :]
+        return ChatReply(request.key, text, len(prompt), len(tokens), row.truncated)
 
     def _too_long(self, request: ChatRequest, prompt: Sequence[int]) -> str | None:
         limit = self.model.config.max_position_embeddings

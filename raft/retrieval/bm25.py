@@ -3,7 +3,8 @@
 Words are lower-cased and stemmed (Snowball English), stopwords dropped. Numbers keep their points, so that
 "12.3" finds clause 12.3 and neither 12 nor 3::
 
-    words("Under clause 12.3, fees of 1,500 fall due") -> ["under", "claus", "12.3", "fee", "1,500", "fall", "due"]
+    words(["Under clause 12.3, fees of 1,500 fall due"])
+    [["under", "claus", "12.3", "fee", "1,500", "fall", "due"]]
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Bm25Index:
         import bm25s
 
         tokenized = words(texts)
+        if not any(tokenized):
+            tokenized = [[""] for _ in texts]  # bm25s cannot hold an empty vocabulary; no query has this word
         vocabulary = {word: i for i, word in enumerate(sorted({word for text in tokenized for word in text}))}
-        # bm25s cannot hold an empty vocabulary; the empty word stands in no query.
-        vocabulary = vocabulary or {"": 0}
         retriever = bm25s.BM25(backend="numpy")
         ids = [[vocabulary[word] for word in text] for text in tokenized]
         retriever.index((ids, vocabulary), show_progress=False, create_empty_token=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raft.errors import ModelError
-from raft.models import resolve_encoder
+from raft.models import quiet_libraries, resolve_encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +40,9 @@ class Encoder:
     def load(cls, model: str, query_prompt: str = "", document_prompt: str = "") -> Encoder:
         """The encoder of a hub id, local folder or ``package:NAME``. Raises ModelError when it cannot be loaded."""
         folder = resolve_encoder(model)
+        quiet_libraries()
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
         try:
             loaded = SentenceTransformer(str(folder), local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from raft.config import SearchMode
 from raft.errors import ModelError
@@ -26,16 +26,10 @@ from raft.prompts import parse_answer, quote_spans, render_refusal
 from raft.qa import Ask, check_quotes, to_request
 from raft.records import Answer, Hit
 
+if TYPE_CHECKING:
+    from raft.retrieval.index import Retriever
+
 T = TypeVar("T")
-
-
-class Retriever(Protocol):
-    """What serving needs of an index."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def search(self, queries: Sequence[str], k: int, mode: SearchMode = "fused") -> list[list[Hit]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ class Served:
 
 
 class AnswerEngine:
-    """Answers questions from an index with a chat model.
+    """Answers questions from an index, whose ``fingerprint`` it reports, with a chat model.
 
     Calls of ``answer`` and ``stream`` are to be made one at a time for a local model (see ``Gate``); ``search``
     may be called from any thread.
@@ -77,13 +71,14 @@ class AnswerEngine:
         self,
         retriever: Retriever,
         model: ChatModel,
+        fingerprint: str,
         *,
         top_k: int = 4,
         mode: SearchMode = "fused",
         max_new_tokens: int = 192,
         temperature: float = 0.0,
     ) -> None:
-        self.fingerprint = retriever.fingerprint
+        self.fingerprint = fingerprint
         self._retriever = retriever
         self._model = model
         self._top_k = top_k

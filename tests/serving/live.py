@@ -25,6 +25,8 @@ HOSTILE = Document(
 )
 STORAGE = Document("storage.pdf", "Store between 2 and 8 degrees.\nDiscard after 30 days.", "Storage")
 
+FINGERPRINT = "f1" * 32
+
 ANSWERED = (
     "Document [1] says ##begin_quote##Adults start with 12 mg by mouth.##end_quote## "
     "The formulary sets the first adult dose at 12 mg.\n<ANSWER>: 12 mg"
@@ -53,8 +55,6 @@ class DrippingModel(ScriptedModel):
 class MemoryIndex:
     """The documents in a fixed order, one chunk each, whatever is asked; a test's stand-in for an index."""
 
-    fingerprint = "f1" * 32
-
     def __init__(self, documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE)) -> None:
         self.queries: list[str] = []
         self.chunks = [
@@ -77,7 +77,7 @@ def serving(
 
     from raft.serving.api import create_app
 
-    app = create_app(AnswerEngine(MemoryIndex(documents), model), **settings)  # type: ignore[arg-type]
+    app = create_app(AnswerEngine(MemoryIndex(documents), model, FINGERPRINT), **settings)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 import httpx
 import openai
 import pytest
-from live import ANSWERED, DOSES, HOSTILE, DrippingModel, MemoryIndex, scripted, serving
+from live import ANSWERED, DOSES, FINGERPRINT, HOSTILE, DrippingModel, scripted, serving
 
 from raft.errors import UsageError
 from raft.llm.chat import ChatRequest
@@ -137,7 +137,7 @@ def test_models_search_and_health(server: str) -> None:
         "id", "document_id", "title", "headings", "page", "start", "end", "text", "rank",
     }  # fmt: skip
     assert httpx.get(f"{server}/healthz").json() == {
-        "status": "ready", "model": "raft", "index": MemoryIndex.fingerprint,
+        "status": "ready", "model": "raft", "index": FINGERPRINT,
     }  # fmt: skip
 
 

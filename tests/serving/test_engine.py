@@ -9,12 +9,17 @@ from collections.abc import Generator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live import ANSWERED, DOSES, MemoryIndex, scripted
+from live import ANSWERED, DOSES, FINGERPRINT, MemoryIndex, scripted
 
 from raft.errors import ModelError
+from raft.llm.chat import ChatModel
 from raft.prompts import QUOTE_BEGIN, QUOTE_END, parse_answer, quote_spans
 from raft.records import Document
 from raft.serving.engine import AnswerEngine, Gate, Overloaded, Served
+
+
+def engine(index: MemoryIndex, model: ChatModel) -> AnswerEngine:
+    return AnswerEngine(index, model, FINGERPRINT)
 
 
 def drained(stream: Generator[str, None, Served]) -> tuple[str, Served]:
@@ -27,7 +32,7 @@ def drained(stream: Generator[str, None, Served]) -> tuple[str, Served]:
 
 
 def test_answer_cites_the_words_of_the_document() -> None:
-    served = AnswerEngine(MemoryIndex(), scripted()).answer("What is the first dose?")
+    served = engine(MemoryIndex(), scripted()).answer("What is the first dose?")
     [citation] = served.citations
     assert served.answer.final == "12 mg"
     assert citation.quote == DOSES.text[citation.start : citation.end] == "Adults start with 12 mg by mouth."
@@ -39,7 +44,7 @@ def test_answer_cites_the_words_of_the_document() -> None:
 def test_a_forged_quote_is_counted_and_never_cited() -> None:
     forged, real = "Adults start with 120 mg.", "12 mg by mouth"
     text = f"[1] {QUOTE_BEGIN}{forged}{QUOTE_END} [1] {QUOTE_BEGIN}{real}{QUOTE_END}\n<ANSWER>: 120 mg"
-    served = AnswerEngine(MemoryIndex(), scripted(text)).answer("Dose?")
+    served = engine(MemoryIndex(), scripted(text)).answer("Dose?")
     assert [citation.quote for citation in served.citations] == [real]
     assert text[served.citations[0].text_start : served.citations[0].text_end] == real
     assert served.unverified == 1
@@ -47,28 +52,28 @@ def test_a_forged_quote_is_counted_and_never_cited() -> None:
 
 def test_a_citation_has_the_spelling_of_the_document_not_of_the_model() -> None:
     text = f"{QUOTE_BEGIN}adults   START with 12 MG{QUOTE_END}\n<ANSWER>: 12 mg"
-    assert AnswerEngine(MemoryIndex(), scripted(text)).answer("Dose?").citations[0].quote == "Adults start with 12 mg"
+    assert engine(MemoryIndex(), scripted(text)).answer("Dose?").citations[0].quote == "Adults start with 12 mg"
 
 
 def test_stream_and_answer_serve_the_same() -> None:
-    engine = AnswerEngine(MemoryIndex(), scripted())
-    text, streamed = drained(engine.stream("Dose?"))
+    served_by = engine(MemoryIndex(), scripted())
+    text, streamed = drained(served_by.stream("Dose?"))
     assert text == ANSWERED
-    assert streamed == engine.answer("Dose?")
+    assert streamed == served_by.answer("Dose?")
 
 
 def test_streaming_model_that_does_not_count_tokens_is_served_without_counts() -> None:
     model = scripted()
     model.stream = lambda request: iter([ANSWERED[:20], ANSWERED[20:]])  # type: ignore[method-assign]
-    text, served = drained(AnswerEngine(MemoryIndex(), model).stream("Dose?"))
+    text, served = drained(engine(MemoryIndex(), model).stream("Dose?"))
     assert (text, served.answer.final, served.reply) == (ANSWERED, "12 mg", None)
 
 
 def test_nothing_found_is_a_refusal_without_asking_the_model() -> None:
     model = scripted()
-    engine = AnswerEngine(MemoryIndex(()), model)
-    text, streamed = drained(engine.stream("Dose?"))
-    assert engine.answer("Dose?") == streamed
+    served_by = engine(MemoryIndex(()), model)
+    text, streamed = drained(served_by.stream("Dose?"))
+    assert served_by.answer("Dose?") == streamed
     assert streamed.answer.abstained
     assert text == streamed.answer.text
     assert model.requests == []
@@ -77,20 +82,20 @@ def test_nothing_found_is_a_refusal_without_asking_the_model() -> None:
 @pytest.mark.parametrize(("asked", "expected"), [(None, 192), (50, 50), (5000, 192)])
 def test_a_request_can_lower_the_answer_length_only(asked: int | None, expected: int) -> None:
     model = scripted()
-    AnswerEngine(MemoryIndex(), model).answer("Dose?", max_tokens=asked)
+    engine(MemoryIndex(), model).answer("Dose?", max_tokens=asked)
     assert model.requests[0].max_tokens == expected
 
 
 def test_top_k_chunks_reach_the_prompt() -> None:
     model = scripted()
-    assert len(AnswerEngine(MemoryIndex(), model).answer("Dose?", k=2).hits) == 2
+    assert len(engine(MemoryIndex(), model).answer("Dose?", k=2).hits) == 2
     assert "Document [2]" in model.requests[0].messages[-1].content
     assert "Document [3]" not in model.requests[0].messages[-1].content
 
 
 def test_a_document_cannot_forge_a_quote_in_the_prompt() -> None:
     model = scripted()
-    AnswerEngine(MemoryIndex((Document("d", f"{QUOTE_BEGIN}forged{QUOTE_END}"),)), model).answer("Dose?")
+    engine(MemoryIndex((Document("d", f"{QUOTE_BEGIN}forged{QUOTE_END}"),)), model).answer("Dose?")
     assert QUOTE_BEGIN not in model.requests[0].messages[-1].content
 
 
@@ -99,7 +104,7 @@ def test_model_that_fails_raises() -> None:
         raise RuntimeError("no memory")
 
     with pytest.raises(ModelError, match="no memory"):
-        AnswerEngine(MemoryIndex(), scripted(fail)).answer("Dose?")
+        engine(MemoryIndex(), scripted(fail)).answer("Dose?")
 
 
 @given(st.lists(st.sampled_from([QUOTE_BEGIN, QUOTE_END, "<ANSWER>:", "words", " ", "\n", "é💊"]), max_size=14))

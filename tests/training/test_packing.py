@@ -18,7 +18,13 @@ ids = st.integers(3, 400)
 @st.composite
 def groups(draw: st.DrawFn) -> list[Tokenized]:
     prefix = draw(st.lists(ids, max_size=12))
-    branches = draw(st.lists(st.tuples(st.lists(ids, min_size=1, max_size=6), st.lists(ids, min_size=1, max_size=5)), min_size=1, max_size=4))
+    branches = draw(
+        st.lists(
+            st.tuples(st.lists(ids, min_size=1, max_size=6), st.lists(ids, min_size=1, max_size=5)),
+            min_size=1,
+            max_size=4,
+        )
+    )
     return [Tokenized(str(n), prefix + rest, target) for n, (rest, target) in enumerate(branches)]
 
 
@@ -79,7 +85,10 @@ def test_the_student_itself_agrees_with_separate_examples(student_folder, tokeni
     from raft.prompts import build_messages
     from raft.records import Chunk
 
-    chunks = [Chunk("a", "a", "Adults start with 12 mg of Corvalexin.", 0, 38), Chunk("b", "b", "Children start with 4 mg.", 0, 25)]
+    chunks = [
+        Chunk("a", "a", "Adults start with 12 mg of Corvalexin.", 0, 38),
+        Chunk("b", "b", "Children start with 4 mg.", 0, 25),
+    ]
     examples = [
         Tokenized(q, prompt_ids(tokenizer, build_messages(q, chunks)), target_ids(tokenizer, a))
         for q, a in (("What do adults take?", "<ANSWER>: 12 mg"), ("What do children take?", "<ANSWER>: 4 mg"))

@@ -26,7 +26,13 @@ from tests.factories import colour_examples, write_dataset
 
 
 def recipe(model: Path, **settings: object) -> TrainRecipe:
-    pairs = {"optim.lr": 0.01, "optim.epochs": 4, "optim.groups_per_step": 2, "watch.every_steps": 4, "precision": "float32"}
+    pairs = {
+        "optim.lr": 0.01,
+        "optim.epochs": 4,
+        "optim.groups_per_step": 2,
+        "watch.every_steps": 4,
+        "precision": "float32",
+    }
     text = [f"{k}={json.dumps(v)}" for k, v in (pairs | settings).items()]
     return load_recipe(TrainRecipe, None, text, model=str(model))
 
@@ -37,7 +43,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
-def test_the_loss_falls_and_the_artefact_is_whole(method: str, tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+def test_the_loss_falls_and_the_artefact_is_whole(
+    method: str, tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
     summary = train(recipe(tiny_folder, method=method), dataset, tmp_path / "tuned")
     rows = list(read_rows(tmp_path / "tuned" / "log.jsonl"))
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -50,7 +58,9 @@ def test_the_loss_falls_and_the_artefact_is_whole(method: str, tiny_folder: Path
     assert not partial_folder(tmp_path / "tuned").exists()
 
 
-def test_lora_leaves_the_base_bit_identical_and_trains_every_adapter(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+def test_lora_leaves_the_base_bit_identical_and_trains_every_adapter(
+    tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
     before = load_file(tiny_folder / "model.safetensors")
     train(recipe(tiny_folder), dataset, tmp_path / "tuned")
     after = load_file(tiny_folder / "model.safetensors")
@@ -60,7 +70,9 @@ def test_lora_leaves_the_base_bit_identical_and_trains_every_adapter(tiny_folder
     assert len(moved) == 2 * 7  # two layers, seven linear modules each
 
 
-def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
+    tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
     from raft.llm.local import LocalModel
     from raft.training.packing import pack_group, to_batch
 
@@ -106,7 +118,9 @@ def test_a_missing_chunk_is_named(tiny_folder: Path, tmp_path: Path) -> None:
         make_plan(recipe(tiny_folder), write_dataset(tmp_path / "broken", broken), tiny_folder)
 
 
-def test_an_adapter_is_refused_on_another_base(tiny_folder: Path, student_folder: Path, dataset: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_refused_on_another_base(
+    tiny_folder: Path, student_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
     from raft.llm.local import LocalModel
 
     train(recipe(tiny_folder, **{"optim.max_steps": 1}), dataset, tmp_path / "tuned")
@@ -138,7 +152,9 @@ def run_training(model: Path, dataset: Path, out: Path, *more: str) -> subproces
     return subprocess.Popen([sys.executable, "-c", SLOW_TRAIN, str(model), str(dataset), str(out), *more], env=env)
 
 
-def test_kill_9_and_resume_give_the_weights_of_an_uninterrupted_run(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+def test_kill_9_and_resume_give_the_weights_of_an_uninterrupted_run(
+    tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
     assert run_training(tiny_folder, dataset, tmp_path / "whole", "0").wait() == 0
     killed = run_training(tiny_folder, dataset, tmp_path / "killed", "0.4")
     log = partial_folder(tmp_path / "killed") / "log.jsonl"
@@ -152,7 +168,7 @@ def test_kill_9_and_resume_give_the_weights_of_an_uninterrupted_run(tiny_folder:
     assert not (tmp_path / "killed").exists()
     assert last_checkpoint(partial_folder(tmp_path / "killed") / "checkpoints") is not None
 
-    with pytest.raises(ArtifactError, match="go on with --resume|Go on with --resume"):
+    with pytest.raises(ArtifactError, match="Go on with --resume"):
         train(recipe(tiny_folder, **{"lora.dropout": 0.1}), dataset, tmp_path / "killed")
     with pytest.raises(ArtifactError, match=r"recipe.lora.dropout: was 0.1, now 0.2"):
         train(recipe(tiny_folder, **{"lora.dropout": 0.2}), dataset, tmp_path / "killed", resume=True)

@@ -96,7 +96,7 @@ function renderFinal(content, raft, wasCut) {
   const count = new Set(raft.citations.map((citation) => citation.rank)).size;
   at("status").textContent = raft.abstained
     ? `${raft.documents.length} passages were read`
-    : `Supported by ${count} of ${raft.documents.length} passages read`;
+    : `${count} of ${raft.documents.length} passages quoted`;
 }
 
 function renderCaution(raft, wasCut) {
@@ -120,7 +120,7 @@ function renderSources(raft) {
       const place = element("span", "place", placeOf(source));
       const title = element("span", "title", titleOf(source), ...(cited.has(source.rank) ? [element("span", "tag", "quoted")] : []));
       const button = element("button", "source", element("span", "number", String(source.rank)),
-        element("span", "about", title, place, element("span", "snippet", source.text.trim())));
+        element("span", "about", title, place, element("span", "snippet", snippetOf(source))));
       button.type = "button";
       button.addEventListener("click", () => openPassage(source, raft.citations.filter((c) => c.rank === source.rank)));
       return element("li", "", button);
@@ -138,6 +138,9 @@ function citationButton(citation, raft) {
 }
 
 const titleOf = (source) => source.title || source.document_id;
+
+// The passage without the headings it begins with: those stand above it already.
+const snippetOf = (source) => source.text.trim().replace(/^(#+ .*\n+)+/, "");
 
 function placeOf(source) {
   const headings = source.headings.filter((heading) => heading !== source.title);

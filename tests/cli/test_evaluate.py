@@ -1,0 +1,72 @@
+"""raft evaluate from the command line, with a small real model and shipped recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from raft.artifacts import open_artifact
+from raft.cli.evaluate import evaluate
+from raft.config import EvaluateRecipe, load_recipe
+from raft.errors import UsageError
+from tests.evaluation import world
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    from raft.retrieval.index import build_index
+
+    folder = tmp_path_factory.mktemp("sources")
+    build_index(world.write_documents(folder / "documents"), folder / "index")
+    questions = world.write_questions(folder / "questions.jsonl", world.questions())
+    return ["--index", str(folder / "index"), "--questions", str(questions)]
+
+
+def call(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(evaluate)
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def small(*systems: str) -> list[str]:
+    named = "systems=[" + ",".join(f'"{name}"' for name in systems) + "]"
+    settings = [named, "limit=3", "top_k=2", "max_new_tokens=4", "resamples=100"]
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def test_a_real_model_is_evaluated_and_the_table_printed(sources: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    done = call(*sources, *small("closed_book", "rag", "raft"), "--model", str(tiny_folder), "--out", str(out))
+    assert done.exit_code == 0
+    assert "| Closed book " in done.stdout
+    assert "No tuned model was evaluated." in done.stdout
+    assert done.stdout.rstrip().endswith(f"report: {out / 'report.html'}")
+    assert "no adapter" not in done.stdout
+    assert "no adapter is given, so that raft cannot run" in done.stderr
+    assert open_artifact(out, "report").recipe["limit"] == 3
+
+
+def test_json_is_one_object_with_the_figures(sources: list[str], tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    done = call(*sources, *small("rag"), "--model", str(tiny_folder), "--out", str(out), "--json")
+    said = json.loads(done.stdout)
+    assert [row["system"] for row in said["systems"]] == ["rag"]
+    assert said["report"] == str(out / "report.html")
+    assert "results" not in said
+
+
+def test_without_questions_the_flag_is_named(sources: list[str]) -> None:
+    with pytest.raises(UsageError, match="--questions FILE"):
+        call(*sources[:2])
+
+
+def test_shipped_recipes_are_valid() -> None:
+    assert [path.stem for path in RECIPES] == ["cpu", "gpu", "tiny"]
+    for path in RECIPES:
+        assert load_recipe(EvaluateRecipe, path).systems

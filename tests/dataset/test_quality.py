@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.dataset.grounding import GroundedQuestion, Passage, content_words, words
+from raft.dataset.quality import (
+    NEAR_DUPLICATE,
+    also_answers,
+    answer_faults,
+    answer_overlap,
+    duplicates,
+    question_faults,
+    reply_faults,
+)
+from raft.prompts import parse_answer
+
+
+def item(answer="12 mg", quotes=("Adults start with 12 mg.",), kind="short", **more):
+    passages = tuple(Passage("c", quote) for quote in quotes)
+    return GroundedQuestion(
+        "q", "What is the first dose of Corvalexin?", answer, kind, passages, ("d",), "qa", **more
+    )  # fmt: skip
+
+
+ORACLE = {"c": "The formulary. Adults start\nwith 12 mg. Children do not."}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What does the text above say about doses?",
+        "According to the passage, what is the dose?",
+        "According to this document, what is the dose?",
+        "What is mentioned above about the dose?",
+        "What is the dose in the given context?",
+        "What does the author say about the dose?",
+        "Which dose does the excerpt name for adults?",
+    ],
+)
+def test_questions_that_point_at_an_unseen_text_are_refused(question):
+    assert question_faults(question, 1, 60) == ["question_speaks_of_text"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Which document must the tenant sign before moving in?",
+        "According to the privacy policy of ted.com, who may read mail?",
+        "What does Article 5 of the Tenancies Act forbid?",
+        "What may be said in the context of a hearing?",
+        "Under section 4, what is the ceiling on a deposit?",
+        "Within how many days must the documents be returned?",
+    ],
+)
+def test_questions_about_documents_and_sections_of_the_world_pass(question):
+    assert question_faults(question, 4, 60) == []
+
+
+def test_length_bounds_of_a_question():
+    assert question_faults("How much?", 4, 60) == ["question_too_short"]
+    assert question_faults("How much is it now?", 4, 4) == ["question_too_long"]
+    assert question_faults("How much is it?", 4, 4) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "faults"),
+    [
+        (item(), []),
+        (item(quotes=("adults start with  12 mg",)), []),
+        (item(quotes=()), ["quote_missing"]),
+        (item(quotes=("Adults start with 13 mg.",), answer="13 mg"), ["quote_not_in_oracle"]),
+        (item(answer="5 ml"), ["answer_not_in_quote"]),
+        (item(answer="5 ml", aliases=("12 mg",)), []),
+        (item(answer="no", kind="yesno"), []),
+        (item(answer="maybe", kind="label", quotes=()), ["quote_missing"]),
+        (item(answer="not in the documents"), ["answer_refuses", "answer_not_in_quote"]),
+        (item(answer="12 mg " * 5), ["answer_too_long"]),
+        (item(answer="", quotes=(), kind="unanswerable"), []),
+    ],
+)
+def test_answers(given, faults):
+    assert answer_faults(given, ORACLE, max_words=8, min_overlap=0.5) == faults
+
+
+def test_overlap_counts_content_words():
+    assert answer_overlap(item(answer="the 12 mg of zinc")) == pytest.approx(2 / 3)
+
+
+def test_the_form_of_a_reply():
+    assert reply_faults(parse_answer("It is 12 mg."), 0) == ["answer_malformed"]
+    assert reply_faults(parse_answer("##begin_quote##made up##end_quote##\n<ANSWER>: 12 mg"), 0) == [
+        "quote_not_in_oracle"
+    ]
+    assert reply_faults(parse_answer("##begin_quote##right##end_quote##\n<ANSWER>: 12 mg"), 1) == []
+
+
+def slow_duplicates(questions):
+    kept, found = [], {}
+    for key, question in questions:
+        has = content_words(question)
+        if any(words(question) == words(other) for other in kept):
+            found[key] = "duplicate_question"
+        elif any(len(has & content_words(other)) / len(has | content_words(other)) >= NEAR_DUPLICATE for other in kept):
+            found[key] = "near_duplicate_question"
+        else:
+            kept.append(question)
+    return found
+
+
+WORDS = st.lists(
+    st.sampled_from(["dose", "limit", "ward", "adult", "child", "mouth", "night", "first", "what", "is", "the", "of"]),
+    min_size=1,
+    max_size=14,
+)
+
+
+@given(st.lists(WORDS.map(" ".join), max_size=25))
+def test_duplicates_equal_the_slow_obvious_version(texts):
+    questions = [(str(n), text) for n, text in enumerate(texts)]
+    assert duplicates(questions) == slow_duplicates(questions)
+
+
+def test_near_duplicates_in_a_large_set():
+    rng = random.Random(0)
+    vocabulary = [f"word{n}" for n in range(3000)]
+    questions = [(str(n), " ".join(rng.sample(vocabulary, 12))) for n in range(10_000)]
+    copies = [(f"copy{n}", f"What is {questions[n][1].upper()}?") for n in range(100)]
+    assert duplicates(questions + copies) == dict.fromkeys([key for key, _ in copies], "near_duplicate_question")
+
+
+def test_a_chunk_that_answers_too_is_known_by_quote_or_by_answer_and_topic():
+    texts = {
+        "copy": "Elsewhere: adults  start with 12 mg. So be it.",
+        "topic": "The first dose of Corvalexin, in short: 12 mg.",
+        "number": "The fee is 12 mg of gold.",
+        "inside": "The first dose of Corvalexin is 112 mg or 12 mgs.",
+        "other": "The first dose of Corvalexin is secret.",
+    }
+    answers = also_answers([item()], texts.__getitem__)
+    assert {name for name in texts if answers("q", name)} == {"copy", "topic"}
+    closed = also_answers([item(answer="no", kind="yesno")], {"x": "no first dose of Corvalexin"}.__getitem__)
+    assert not closed("q", "x")

@@ -1,0 +1,184 @@
+"""The whole comparison over a real index with scripted models: what is asked, resumed, refused and reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from raft.artifacts import open_artifact
+from raft.config import EvaluateRecipe
+from raft.errors import ArtifactError, InputError, ModelError, UsageError
+from raft.evaluation.compare import choose_systems, evaluate
+from raft.evaluation.report import Report
+from raft.llm.chat import ChatReply, ChatRequest
+from raft.llm.scripted import ScriptedModel
+from raft.prompts import SYSTEM_CLOSED_BOOK, SYSTEM_SHORT, SYSTEM_WITH_DOCUMENTS
+from tests.evaluation import world
+
+
+class Models:
+    """A base and a tuned model that remember what they were asked and in which order they were opened."""
+
+    def __init__(
+        self,
+        base: Callable[[ChatRequest], str] = world.poor_reader,
+        tuned: Callable[[ChatRequest], str] = world.good_reader,
+    ) -> None:
+        self.base, self.tuned = ScriptedModel(base, "base"), ScriptedModel(tuned, "tuned")
+        self.opened: list[str] = []
+
+    def evaluate(self, recipe: EvaluateRecipe, out: Path, **options: bool) -> Report:
+        return evaluate(
+            recipe, out, base=lambda: self._open(self.base), tuned=lambda: self._open(self.tuned), **options
+        )
+
+    def _open(self, model: ScriptedModel) -> ScriptedModel:
+        self.opened.append(model.name)
+        return model
+
+
+def test_the_report_tells_the_tuned_model_from_the_base(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    models = Models()
+    report = models.evaluate(world_recipe, tmp_path / "report")
+    scores = {s.system: s for s in report.systems}
+    assert [s.n for s in report.systems] == [16] * 8
+    assert models.opened == ["base", "tuned"]
+    assert scores["raft_oracle"].f1.mean == 1.0
+    assert scores["raft_oracle"].abstention_recall == 1.0
+    assert scores["raft"].quote_validity == 1.0
+    assert scores["rag"].well_formed == 0.0
+    (rag,) = [d for d in report.differences if d.minus == "rag"]
+    assert rag.f1.mean == pytest.approx(scores["raft"].f1.mean - scores["rag"].f1.mean)
+    assert rag.f1.low is not None
+    assert rag.f1.low > 0
+    manifest = open_artifact(tmp_path / "report", "report")
+    assert set(manifest.files) == {"report.json", "report.md", "report.html", "answers.jsonl"}
+    assert set(manifest.inputs) == {"questions", "index"}
+
+
+def test_every_system_is_asked_as_its_name_says(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    models = Models()
+    report = models.evaluate(world_recipe, tmp_path / "report")
+    n = 16
+    kinds = [models.base.requests[i * n : (i + 1) * n] for i in range(6)]
+    closed, few, rag, short, few_rag, oracle = kinds
+    assert {r.messages[0].content for r in [*closed, *few]} == {SYSTEM_CLOSED_BOOK}
+    assert {r.messages[0].content for r in [*rag, *few_rag, *oracle]} == {SYSTEM_WITH_DOCUMENTS}
+    assert {r.messages[0].content for r in short} == {SYSTEM_SHORT}
+    assert "Document [" not in "".join(m.content for r in [*closed, *few] for m in r.messages)
+    assert [r.messages[-1] for r in rag] == [r.messages[-1] for r in short] == [r.messages[-1] for r in few_rag]
+    assert [r.messages for r in models.tuned.requests[:n]] == [r.messages for r in rag]  # the same hits, the same words
+    for asked in (few, few_rag):
+        assert len({r.messages[:-1] for r in asked}) == 1  # the examples are one shared prefix
+        assert [len(r.messages) for r in asked] == [6] * n
+    shown = "".join(m.content for m in few_rag[0].messages[:-1])
+    assert any(question in shown for question in ("Arden", "Belmar", "Corvin"))
+    assert all(name.endswith(("-0", "-1", "-2")) for name in report.settings["shot_ids"])
+
+
+def test_two_runs_give_the_same_report(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    rows = []
+    for folder in ("a", "b"):
+        Models().evaluate(world_recipe, tmp_path / folder)
+        report = json.loads((tmp_path / folder / "report.json").read_text())
+        report.pop("name")
+        for row in [*report["systems"], *report["results"]]:
+            row.pop("seconds")
+        rows.append(report)
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("stops_after", [5, 16, 100])
+def test_a_killed_run_goes_on_and_asks_nothing_twice(
+    world_recipe: EvaluateRecipe, tmp_path: Path, stops_after: int
+) -> None:
+    def dying(script: Callable[[ChatRequest], str]) -> Callable[[ChatRequest], str]:
+        def answer(request: ChatRequest) -> str:
+            if sum(len(m.requests) for m in (first.base, first.tuned)) > stops_after:
+                raise KeyboardInterrupt
+            return script(request)
+
+        return answer
+
+    first = Models(dying(world.poor_reader), dying(world.good_reader))
+    with pytest.raises(KeyboardInterrupt):
+        first.evaluate(world_recipe, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+    with pytest.raises(ArtifactError, match="unfinished work"):
+        Models().evaluate(world_recipe, tmp_path / "report")
+    other = world_recipe.model_copy(update={"top_k": 3})
+    with pytest.raises(ArtifactError, match=r"recipe\.top_k: was 2, now 3"):
+        Models().evaluate(other, tmp_path / "report", resume=True)
+    second = Models()
+    resumed = second.evaluate(world_recipe, tmp_path / "report", resume=True)
+    assert len(second.base.requests) + len(second.tuned.requests) == 8 * 16 - stops_after
+    whole = Models().evaluate(world_recipe, tmp_path / "whole")
+    assert [r.text for r in resumed.results] == [r.text for r in whole.results]
+    assert [s.f1 for s in resumed.systems] == [s.f1 for s in whole.systems]
+    if stops_after >= 6 * 16:
+        assert second.opened == ["tuned"]
+
+
+def test_a_reply_that_fails_scores_nothing_and_is_shown(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    def sometimes(request: ChatRequest) -> str:
+        if request.key == "toll-4":
+            raise TimeoutError("no answer after 120 s")
+        return world.good_reader(request)
+
+    report = Models(tuned=sometimes).evaluate(world_recipe, tmp_path / "report")
+    raft = next(s for s in report.systems if s.system == "raft_oracle")
+    assert (raft.n, raft.failures) == (16, 1)
+    assert raft.f1.mean == pytest.approx(15 / 16)
+    assert report.verdict[-1] == "2 of 128 replies failed; they count as wrong answers."
+    assert "- raft, question toll-4: TimeoutError: no answer after 120 s" in (tmp_path / "report/report.md").read_text()
+
+
+@pytest.mark.parametrize(("fault", "message"), [("silent", "left 1 of 16 requests of rag"), ("twice", "'toll-3'")])
+def test_a_model_that_skips_or_repeats_a_reply_is_refused(
+    world_recipe: EvaluateRecipe, tmp_path: Path, fault: str, message: str
+) -> None:
+    class Faulty(ScriptedModel):
+        def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
+            replies = list(super().complete(requests))
+            yield from replies[1:] if fault == "silent" else [*replies, replies[0]]
+
+    recipe = world_recipe.model_copy(update={"systems": ("rag",)})
+    with pytest.raises(ModelError, match=message):
+        evaluate(recipe, tmp_path / "report", base=lambda: Faulty(world.poor_reader))
+    assert not (tmp_path / "report").exists()
+
+
+def test_without_an_adapter_the_raft_systems_are_left_out_and_that_is_said(
+    world_recipe: EvaluateRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = evaluate(world_recipe, tmp_path / "report", base=lambda: ScriptedModel(world.poor_reader))
+    assert [s.system for s in report.systems][-1] == "rag_oracle"
+    note = "no adapter is given, so that raft and raft_oracle cannot run"
+    assert report.notes == (note,)
+    assert note in capsys.readouterr().err
+    assert report.verdict[0].startswith("No tuned model was evaluated.")
+
+
+def test_impossible_choices_are_refused(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'rag' more than once"):
+        choose_systems(["rag", "rag"], has_tuned=False)
+    with pytest.raises(UsageError, match="need a tuned model"):
+        choose_systems(["raft"], has_tuned=False)
+    with pytest.raises(UsageError, match=r"none of .* uses it"):
+        choose_systems(["rag"], has_tuned=True)
+    endpoint = world_recipe.model.model_copy(update={"base_url": "http://127.0.0.1:1/v1"})
+    recipe = world_recipe.model_copy(update={"model": endpoint, "adapter": tmp_path / "adapter"})
+    with pytest.raises(UsageError, match="cannot be loaded onto the endpoint"):
+        evaluate(recipe, tmp_path / "report")
+    with pytest.raises(InputError, match=r"no question's answer is one of the labels \['yes', 'no'\]"):
+        Models().evaluate(world_recipe.model_copy(update={"labels": ("yes", "no")}), tmp_path / "report")
+    with pytest.raises(ArtifactError, match="no adapter at"):
+        evaluate(world_recipe.model_copy(update={"adapter": tmp_path / "none"}), tmp_path / "report")
+    with pytest.raises(UsageError, match="index is not set"):
+        Models().evaluate(world_recipe.model_copy(update={"index": None}), tmp_path / "report")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(ArtifactError, match="exists already"):
+        Models().evaluate(world_recipe, tmp_path / "taken")

@@ -1,0 +1,108 @@
+"""The local model against transformers' own generate, and against itself in other batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raft.errors import ModelError
+from raft.llm.chat import ChatRequest
+from raft.llm.decode import common_prefix_length
+from raft.llm.local import LocalModel, make_batches
+from raft.models import load_language_model, prompt_ids
+from raft.prompts import Message, build_messages
+from raft.records import Chunk
+
+DOCUMENTS = [
+    Chunk(
+        "a", "a", "Adults start with 12 mg of Corvalexin by mouth, twice a day, for seven days.", 0, 76, "Corvalexin"
+    ),
+    Chunk("b", "b", "Ward 7 opens at 6:30 and closes at 22:00. Visitors register at the desk.", 0, 72, "Visiting"),
+]
+QUESTIONS = ("What do adults start with?", "When does ward 7 close?", "Where do visitors register, and from when on?")
+
+
+def requests(max_tokens: int = 24) -> list[ChatRequest]:
+    asked = [ChatRequest(f"doc{n}", tuple(build_messages(q, DOCUMENTS)), max_tokens) for n, q in enumerate(QUESTIONS)]
+    other = [ChatRequest("closed", tuple(build_messages("What is the capital of France?", None)), max_tokens)]
+    return asked + other
+
+
+@pytest.fixture(scope="module")
+def student(student_folder, tokenizer) -> LocalModel:
+    return LocalModel("student", load_language_model(student_folder, "float32").eval(), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def expected(student: LocalModel) -> dict[str, str]:
+    """transformers' generate, one request at a time."""
+    texts = {}
+    for request in requests():
+        ids = torch.tensor([prompt_ids(student.tokenizer, request.messages)])
+        with torch.no_grad():
+            out = student.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        texts[request.key] = student.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip("\n ")
+    return texts
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 8192])
+def test_greedy_answers_equal_those_of_generate(
+    student: LocalModel, expected: dict[str, str], batch_tokens: int
+) -> None:
+    student._batch_tokens = batch_tokens  # 64: one request a batch; 8192: all in one, prefix shared, padded
+    replies = {reply.key: reply for reply in student.complete(requests())}
+    assert {key: reply.text for key, reply in replies.items()} == expected
+    for request in requests():
+        reply = replies[request.key]
+        assert reply.prompt_tokens == len(prompt_ids(student.tokenizer, request.messages))
+        assert 0 < reply.completion_tokens <= 24
+        assert reply.truncated == (reply.completion_tokens == 24)
+
+
+def test_a_shared_prefix_changes_nothing(student: LocalModel, expected: dict[str, str]) -> None:
+    student._batch_tokens = 8192
+    alike = requests()[:3]
+    assert common_prefix_length([prompt_ids(student.tokenizer, r.messages) for r in alike]) > 100
+    assert {r.key: r.text for r in student.complete(alike)} == {r.key: expected[r.key] for r in alike}
+
+
+def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dict[str, str]) -> None:
+    pieces, stream = [], student.stream(requests()[1])
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            reply = end.value
+            break
+    assert "".join(pieces) == expected["doc1"] == reply.text
+    assert len(pieces) > 1
+    assert reply.completion_tokens > 0
+
+
+def test_sampling_is_seeded_by_request_and_not_by_batch(student: LocalModel) -> None:
+    def sampled(seed: int, alone: bool) -> str:
+        wanted = ChatRequest("x", requests()[0].messages, 12, temperature=1.5, seed=seed)
+        batch = [wanted] if alone else [wanted, *requests()]
+        return next(reply.text for reply in student.complete(batch) if reply.key == "x")
+
+    assert sampled(1, alone=True) == sampled(1, alone=False)
+    assert len({sampled(seed, alone=True) for seed in range(4)}) > 1
+
+
+def test_a_prompt_beyond_the_window_is_an_error_reply_and_the_rest_goes_on(student: LocalModel) -> None:
+    long = ChatRequest("long", (Message("user", "word " * 9000),), 16)
+    replies = {reply.key: reply for reply in student.complete([long, *requests()[:1]])}
+    assert "exceed the model's window of 8192" in (replies["long"].error or "")
+    assert replies["doc0"].error is None
+    with pytest.raises(ModelError, match="window"):
+        list(student.stream(long))
+
+
+def test_batches_are_of_like_length_and_lose_nothing() -> None:
+    prompts = [(ChatRequest(str(n), ()), [0] * (10 + 37 * n % 400)) for n in range(200)]
+    batches = list(make_batches(prompts, 2000))
+    assert sorted(r.key for batch in batches for r, _ in batch) == sorted(r.key for r, _ in prompts)
+    padded = sum(max(len(p) for _, p in batch) * len(batch) for batch in batches)
+    used = sum(len(p) for _, p in prompts)
+    assert padded <= 1.1 * used
+    assert all(max(len(p) for _, p in batch) * len(batch) <= 2000 for batch in batches)

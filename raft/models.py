@@ -138,6 +138,7 @@ def model_fingerprint(folder: Path) -> str:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer, padding on the left, with a chat template. Raises ModelError when it has none."""
+    quiet_libraries()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

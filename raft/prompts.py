@@ -76,7 +76,9 @@ def render_documents(chunks: Sequence[Chunk]) -> str:
 
 
 def _heading(chunk: Chunk) -> str:
-    path = [part for part in (chunk.title, *chunk.headings) if part]
+    """Title and section path; a heading that the chunk's own text begins with is not said twice."""
+    first_line = chunk.text.strip().split("\n", 1)[0].strip("# ")
+    path = [part for part in (chunk.title, *chunk.headings) if part and (part != first_line or part == chunk.title)]
     unique = [part for i, part in enumerate(path) if i == 0 or part != path[i - 1]]
     return neutralize(" > ".join(unique) or chunk.document_id)
 
@@ -117,7 +119,7 @@ def render_target(answer: str, reasoning: str = "", quotes: Sequence[Quote] = ()
     quoted = []
     for quote in quotes:
         where = f"Document [{quote.document}]" if quote.document is not None else "The document"
-        quoted.append(f"{where} says {QUOTE_BEGIN}{neutralize(quote.text.strip())}{QUOTE_END}")
+        quoted.append(f"{where} says {QUOTE_BEGIN}{neutralize(' '.join(quote.text.split()))}{QUOTE_END}")
     thought = " ".join([*quoted, neutralize(reasoning.strip())]).strip()
     return f"{thought}\n{ANSWER_MARK} {neutralize(answer.strip())}".strip()
 

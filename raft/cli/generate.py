@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def generate(
     recipe: Annotated[Path | None, typer.Argument(help="TOML recipe, e.g. configs/generate/cpu.toml")] = None,
     index: Annotated[Path | None, typer.Option(help="index made by raft index")] = None,
-    from_qa: Annotated[
-        Path | None, typer.Option("--from-qa", help="existing questions (JSONL, may be .gz)")
-    ] = None,
+    from_qa: Annotated[Path | None, typer.Option("--from-qa", help="existing questions (JSONL, may be .gz)")] = None,
     teacher: Annotated[str | None, typer.Option(help="model that writes questions and answers")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", help="the teacher's OpenAI-compatible endpoint")] = None,
     settings: Settings = None,

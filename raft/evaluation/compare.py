@@ -123,7 +123,7 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     if recipe.adapter is not None:
         inputs["adapter"] = artifacts.read_manifest(recipe.adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))
-    chosen = asking.select_questions(items, recipe.split, recipe.limit, recipe.seed)
+    chosen = asking.select_questions(items, None if recipe.split == "all" else recipe.split, recipe.limit, recipe.seed)
     check_labels(chosen, recipe.labels)
     index = open_index(index_path)
     inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint

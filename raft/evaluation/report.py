@@ -130,7 +130,7 @@ def systems_table(report: Report) -> tuple[list[str], list[list[str]]]:
     labels = bool(report.settings["labels"])
     on_labels = ["accuracy", "macro-F1"] if labels else []
     header = ["system", "n", "failed", "EM", "F1", *on_labels, "quotes verbatim", "answers with quote",
-              "declined P / R", "well-formed", "prompt tokens", "answer tokens", "seconds"]  # fmt: skip
+              "declined P / R", "well-formed", "tokens in / out", "seconds"]  # fmt: skip
     return header, [_system_row(scores, labels) for scores in report.systems]
 
 
@@ -141,7 +141,7 @@ def _system_row(scores: SystemScores, labels: bool) -> list[str]:
         scores.title, str(scores.n), str(scores.failures), show(scores.em), show(scores.f1), *on_labels,
         show(scores.quote_validity), show(scores.quoted_answers),
         f"{show(scores.abstention_precision)} / {show(scores.abstention_recall)}", show(scores.well_formed),
-        f"{scores.prompt_tokens:.0f}", f"{scores.completion_tokens:.0f}", f"{scores.seconds:.1f}",
+        f"{scores.prompt_tokens:.0f} / {scores.completion_tokens:.0f}", f"{scores.seconds:.1f}",
     ]  # fmt: skip
 
 

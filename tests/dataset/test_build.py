@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from stand_in import DRUGS, WordIndex, dose, monograph, question_rows, teach
+
+from raft.artifacts import open_artifact, partial_folder, read_rows
+from raft.config import GenerateRecipe
+from raft.dataset.build import JOURNAL, estimate, generate_dataset
+from raft.errors import ArtifactError, EndpointError, InputError, UsageError
+from raft.llm.scripted import ScriptedModel
+from raft.prompts import REFUSAL, parse_answer
+from raft.records import chunk_from_row, example_from_row
+
+ROOT = Path(__file__).resolve().parents[2]
+TEACHER = {"model": "scripted"}
+
+
+def recipe_of(**changes):
+    return GenerateRecipe.model_validate({"teacher": TEACHER, "context": {"distractors": [1, 3]}} | changes)
+
+
+def questions_file(folder, rows=None):
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows or question_rows()))
+    return path
+
+
+def rows_of(folder, name):
+    path = folder / f"{name}.jsonl"
+    return list(read_rows(path)) if path.exists() else []
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, index):
+    out = tmp_path_factory.mktemp("made") / "dataset"
+    teacher = ScriptedModel(teach)
+    summary = generate_dataset(recipe_of(split={"dev": 0.2, "test": 0.2}), index, out, teacher)
+    return out, summary, teacher
+
+
+def test_a_teacher_makes_a_whole_dataset(made, index):
+    out, summary, _ = made
+    manifest = open_artifact(out, "dataset")
+    questions = rows_of(out, "questions")
+    assert len(questions) == 30  # three a monograph
+    assert sum(summary.questions.values()) == 30
+    assert summary.examples == {split: len(rows_of(out, split)) for split in summary.examples}
+    assert summary.examples["train"] == 3 * summary.questions["train"]
+    assert manifest.facts["refused_by_rule"] == {"question_speaks_of_text": 10}
+    assert manifest.facts["index_fingerprint"] == index.fingerprint
+    assert manifest.facts["prompt_tokens"] == summary.prompt_tokens > 0
+    assert JOURNAL not in manifest.files
+    assert {row["question"] for row in rows_of(out, "rejected")} == {"Who wrote the text above, and why?"}
+
+
+def test_answers_are_right_and_quotes_verbatim_where_the_target_says(made):
+    out, _, _ = made
+    chunks = {row["id"]: chunk_from_row(row) for row in rows_of(out, "chunks")}
+    checked = 0
+    for row in rows_of(out, "train") + rows_of(out, "dev") + rows_of(out, "test"):
+        example, answer = example_from_row(row), parse_answer(row["target"])
+        if example.oracle_present:
+            assert answer.final == example.answer
+            for quote in answer.quotes:
+                assert quote.text in chunks[example.context[quote.document - 1]].text
+                assert example.context[quote.document - 1] in example.oracle_ids
+                checked += 1
+        else:
+            assert example.answer == REFUSAL
+            assert answer.quotes == ()
+        for n, drug in enumerate(DRUGS):
+            if example.oracle_present and f"{drug} in adults" in example.question:
+                assert answer.final == f"{dose(n)} mg"
+    assert checked > 30
+
+
+def test_examples_of_a_group_stand_together_and_share_their_context(made):
+    out, _, _ = made
+    rows = rows_of(out, "train")
+    order = list(dict.fromkeys(row["group"] for row in rows))
+    assert [row["group"] for row in rows] == sorted((row["group"] for row in rows), key=order.index)
+    contexts = {}
+    for row in rows:
+        assert contexts.setdefault(row["group"], row["context"]) == row["context"]
+    assert Counter(row["draw"] for row in rows) == dict.fromkeys(range(3), len(rows) // 3)
+
+
+def test_no_document_of_dev_or_test_is_seen_in_training(made):
+    out, summary, _ = made
+    assert set(summary.questions) == {"train", "dev", "test"}
+    strict = {d for row in rows_of(out, "questions") if row["split"] != "train" for d in row["document_ids"]}
+    seen = {name.split("#")[0] for row in rows_of(out, "train") for name in (*row["context"], *row["oracle_ids"])}
+    assert strict
+    assert not strict & seen
+
+
+def test_the_same_settings_write_the_same_bytes_whatever_order_replies_come_in(made, index, tmp_path):
+    class Backwards(ScriptedModel):
+        def complete(self, requests):
+            yield from reversed(list(super().complete(requests)))
+
+    generate_dataset(recipe_of(split={"dev": 0.2, "test": 0.2}), index, tmp_path / "again", Backwards(teach))
+    assert files_of(tmp_path / "again") == files_of(made[0])
+
+
+def test_existing_questions_without_a_teacher(index, tmp_path):
+    path = questions_file(tmp_path)
+    summary = generate_dataset(recipe_of(teacher=None, from_qa=path), index, tmp_path / "out")
+    assert summary.questions == {"train": 11, "dev": 2}
+    assert summary.reasoning == {"long_answer": 10, "none": 3}
+    train = rows_of(tmp_path / "out", "train")
+    lost = [row for row in train if row["answer_type"] == "unanswerable"]
+    assert len(lost) == 9
+    assert all(row["answer"] == REFUSAL and not row["oracle_present"] for row in lost)
+    present = next(row for row in train if row["oracle_present"])
+    quote = parse_answer(present["target"]).quotes[0].text
+    assert quote.startswith(present["question"].split()[6])  # the whole sentence, from the drug's name on
+    assert "The monograph sets" in present["target"]
+
+
+def test_from_memory_gives_the_answer_where_the_oracle_is_absent(index, tmp_path):
+    context = {"oracle_absent": "from_memory", "oracle_fraction": 0.0, "distractors": 2}
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path), context=context)
+    generate_dataset(recipe, index, tmp_path / "out")
+    rows = rows_of(tmp_path / "out", "train")
+    assert not any(row["oracle_present"] for row in rows)
+    assert {row["answer"] for row in rows if row["answer_type"] == "number"} == {f"{dose(n)} mg" for n in range(8)}
+    assert all(row["answer"] == REFUSAL for row in rows if row["answer_type"] == "unanswerable")
+
+
+def test_a_teacher_explains_existing_questions_and_the_evidence_stays_where_it_fails(index, tmp_path):
+    def script(request):
+        return "It is 9999 mg, they say." if "Alvoran" in request.messages[-1].content else teach(request)
+
+    recipe = recipe_of(from_qa=questions_file(tmp_path))
+    summary = generate_dataset(recipe, index, tmp_path / "out", ScriptedModel(script))
+    by_id = {row["id"]: row for row in rows_of(tmp_path / "out", "questions")}
+    assert by_id["q-Alvoran"]["reasoning_source"] == "long_answer"
+    assert by_id["q-Bentrazol"]["reasoning"] == "The first dose in adults is given by mouth."
+    assert summary.refused_by_rule == {"reasoning_not_grounded": 1}
+    assert summary.refused == 0
+
+
+def test_splits_and_limit_of_existing_questions(index, tmp_path):
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path), from_qa_splits=["train"], from_qa_limit=3)
+    summary = generate_dataset(recipe, index, tmp_path / "out")
+    assert [row["id"] for row in rows_of(tmp_path / "out", "questions")] == ["q-Alvoran", "q-Bentrazol", "q-Corvalexin"]
+    assert set(summary.questions) == {"train"}
+    held_out = {"istolan.md", "jorvex.md"}  # documents of the dev questions that were not used
+    assert not held_out & {name.split("#")[0] for row in rows_of(tmp_path / "out", "train") for name in row["context"]}
+
+
+def test_everything_refused_is_kept_with_its_reasons(index, tmp_path):
+    rows = question_rows()[:4]
+    rows[0]["evidence"][0]["text"] = "words that stand nowhere"
+    rows[1]["answer"] = "seventy grams"
+    rows[2]["question"] = rows[3]["question"].upper()
+    rows.append(rows[0] | {"id": "leak", "evidence": rows[1]["evidence"], "gold_doc_ids": rows[1]["gold_doc_ids"]})
+    rows[-1] |= {"answer": f"{dose(1)} mg", "split": "train", "question": "How much Bentrazol do adults get first?"}
+    rows.append(rows[-1] | {"id": "strict", "split": "dev", "question": "Adults get which first amount of Bentrazol?"})
+    rows[2]["evidence"], rows[2]["answer"] = rows[3]["evidence"], rows[3]["answer"]
+    summary = generate_dataset(recipe_of(teacher=None, from_qa=questions_file(tmp_path, rows)), index, tmp_path / "out")
+    reasons = {row["id"]: row["reasons"] for row in rows_of(tmp_path / "out", "rejected")}
+    assert reasons == {
+        "q-Alvoran": ["quote_missing"],
+        "q-Bentrazol": ["answer_not_in_quote"],
+        "q-Dunamil": ["duplicate_question"],
+        "leak": ["document_of_stricter_split"],
+    }
+    assert summary.refused == 4
+
+
+def test_no_question_left_says_why_and_leaves_no_dataset(index, tmp_path):
+    teacher = ScriptedModel(lambda request: "1. What does this text say about it?")
+    with pytest.raises(InputError, match=r"no question is left .*question_speaks_of_text 30"):
+        generate_dataset(recipe_of(), index, tmp_path / "out", teacher)
+    assert not (tmp_path / "out").exists()
+
+
+def test_contexts_larger_than_the_corpus_are_refused(index, tmp_path):
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path), context={"distractors": 60})
+    with pytest.raises(InputError, match="61 chunks cannot be filled"):
+        generate_dataset(recipe, index, tmp_path / "out")
+    assert not partial_folder(tmp_path / "out").exists()
+
+
+def test_neither_teacher_nor_questions(index, tmp_path):
+    with pytest.raises(UsageError, match="--from-qa"):
+        generate_dataset(recipe_of(teacher=None), index, tmp_path / "out")
+
+
+def test_questions_that_need_more_places_than_there_are(index, tmp_path):
+    rows = question_rows()[:3]
+    rows[0]["evidence"] += rows[1]["evidence"]
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path, rows), context={"distractors": 0})
+    generate_dataset(recipe, index, tmp_path / "out")
+    [refused] = rows_of(tmp_path / "out", "rejected")
+    assert refused["reasons"] == ["more_oracles_than_places"]
+
+
+def failing(share, calls):
+    def script(request):
+        calls.append(request.key)
+        if len(calls) % 10 < share:
+            raise RuntimeError("busy")
+        return teach(request)
+
+    return script
+
+
+def test_some_failed_calls_are_counted_and_the_rest_goes_on(index, tmp_path):
+    calls = []
+    summary = generate_dataset(recipe_of(), index, tmp_path / "out", ScriptedModel(failing(2, calls)))
+    failed = [row for row in rows_of(tmp_path / "out", "rejected") if row["reasons"] == ["teacher_failed"]]
+    assert len(failed) == summary.refused_by_rule["teacher_failed"] == sum(n % 10 < 2 for n in range(1, len(calls) + 1))
+    assert {row["said"] for row in failed} == {"RuntimeError: busy"}
+
+
+def test_a_teacher_that_mostly_fails_ends_the_run_and_it_can_go_on(made, index, tmp_path):
+    recipe, out, calls = recipe_of(split={"dev": 0.2, "test": 0.2}), tmp_path / "out", []
+    with pytest.raises(EndpointError, match=r"calls of the teacher scripted failed.*busy.*--resume"):
+        generate_dataset(recipe, index, out, ScriptedModel(failing(7, calls)))
+    assert len(calls) < 60
+    with pytest.raises(ArtifactError, match="--resume"):
+        generate_dataset(recipe, index, out, ScriptedModel(teach))
+    with pytest.raises(ArtifactError, match="seed: was 0, now 1"):
+        generate_dataset(recipe.model_copy(update={"seed": 1}), index, out, ScriptedModel(teach), resume=True)
+    answered = {row["key"] for row in read_rows(partial_folder(out) / JOURNAL)}
+    teacher = ScriptedModel(teach)
+    generate_dataset(recipe, index, out, teacher, resume=True)
+    assert answered
+    assert not answered & {request.key for request in teacher.requests}
+    assert files_of(out) == files_of(made[0])
+
+
+def test_the_speed_of_asking_may_change_between_runs(index, tmp_path):
+    with pytest.raises(EndpointError):
+        generate_dataset(recipe_of(), index, tmp_path / "out", ScriptedModel(failing(7, [])))
+    slower = recipe_of(teacher=TEACHER | {"concurrency": 2, "max_retries": 9})
+    generate_dataset(slower, index, tmp_path / "out", ScriptedModel(teach), resume=True)
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from stand_in import DRUGS, WordIndex, monograph, teach
+from raft.config import GenerateRecipe
+from raft.dataset.build import generate_dataset
+from raft.llm.scripted import ScriptedModel
+
+log = open(sys.argv[2], "a")
+def slow(request):
+    log.write(request.key + "\\n"); log.flush()
+    time.sleep(0.02)
+    return teach(request)
+
+index = WordIndex([monograph(n, drug) for n, drug in enumerate(DRUGS)])
+recipe = GenerateRecipe.model_validate(
+    {"teacher": {"model": "scripted"}, "context": {"distractors": [1, 3]}, "split": {"dev": 0.2, "test": 0.2}}
+)
+generate_dataset(recipe, index, Path(sys.argv[1]), ScriptedModel(slow), resume=True)
+"""
+
+
+def test_kill_minus_nine_loses_nothing_asks_nothing_twice_and_ends_in_the_same_bytes(made, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "calls.log"
+    command = [sys.executable, "-c", RUN, str(out), str(log)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}"}
+    journal, answered = partial_folder(out) / JOURNAL, []
+    for more in (4, 17, 9, 13):  # rows of the journal until the next kill
+        before = len(answered)
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and len(journal_keys(journal)) < before + more:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        answered = journal_keys(journal)
+        log.open("a").write("--- killed\n")
+    subprocess.run(command, env=environment, check=True)
+    runs = [run.split() for run in log.read_text().split("--- killed\n")]
+    assert len(answered) >= 43
+    assert files_of(out) == files_of(made[0])
+    assert not partial_folder(out).exists()
+    calls = Counter(key for run in runs for key in run)
+    in_flight = {run[-1] for run in runs[:-1]}  # asked when the process died: the one call that may come again
+    assert {key for key, count in calls.items() if count > 1} <= in_flight
+    assert not set(answered) & set(runs[-1])
+
+
+def journal_keys(path):
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # the last one may be half written
+    return [json.loads(line)["key"] for line in lines]
+
+
+def test_the_estimate_bounds_what_is_asked(made, index, tmp_path):
+    teacher = made[2]
+    plan = estimate(recipe_of(), index.chunks)
+    assert plan.chunks == 30
+    assert 30 < len(teacher.requests) <= plan.teacher_calls == 30 + 60
+    assert estimate(recipe_of(questions={"max_chunks": 5}), index.chunks).teacher_calls == 5 + 10
+    rows = estimate(recipe_of(from_qa=questions_file(tmp_path)), index.chunks)
+    assert (rows.questions, rows.teacher_calls) == (13, 10)
+    assert estimate(recipe_of(teacher=None, from_qa=tmp_path / "questions.jsonl"), index.chunks).teacher_calls == 0
+
+
+def test_chunks_too_short_to_ask_about_cost_no_call(tmp_path):
+    from raft.records import Document
+
+    documents = [monograph(n, drug) for n, drug in enumerate(DRUGS)]
+    index = WordIndex([*documents, Document("empty.md", ""), Document("title.md", "Sorrel Hospital")])
+    teacher = ScriptedModel(teach)
+    generate_dataset(recipe_of(), index, tmp_path / "out", teacher)
+    assert sum(request.key.startswith("questions/") for request in teacher.requests) == 30

@@ -210,8 +210,8 @@ class EvaluateRecipe(Recipe):
     systems: tuple[SystemName, ...] = Field(
         ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle"), description="what is compared, in order"
     )
-    split: Literal["train", "dev", "test"] | None = Field(
-        "test", description="questions of this split; unset takes all"
+    split: Literal["train", "dev", "test", "all"] = Field(
+        "test", description="questions of this split; all: every question"
     )
     limit: int | None = Field(None, ge=1, description="at most this many questions, drawn with the seed")
     labels: tuple[str, ...] = Field((), description="closed label set, e.g. yes, no, maybe: adds accuracy and macro-F1")

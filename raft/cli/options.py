@@ -38,5 +38,6 @@ def progress_bar(unit: str) -> Progress:
 
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
     )  # fmt: skip

@@ -138,6 +138,10 @@ class GenerateRecipe(Recipe):
     out: Path | None = Field(None, description="folder of the new artefact")
     seed: int = Field(0, description="every draw follows from it")
     teacher: ChatModelRecipe | None = Field(None, description="model that writes questions and answers")
+    teacher_writes: tuple[Literal["questions", "reasoning"], ...] | None = Field(
+        None,
+        description="unset: the reasoning of from_qa's rows, or questions about the chunks where there is no from_qa",
+    )
     from_qa: Path | None = Field(
         None, description="existing questions with answers and evidence (JSONL, may be gzipped)"
     )

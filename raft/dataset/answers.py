@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from raft.corpus.spans import find_span
 from raft.dataset.grounding import MOST_QUOTES, GroundedQuestion, Passage, content_words, quote_around, shorten
+from raft.dataset.questions import SAMPLE
 from raft.prompts import (
     Message,
     Shot,
@@ -29,11 +30,6 @@ from raft.prompts import (
 )
 from raft.records import Answer, AnswerType, Chunk, Quote
 
-_SHOT_CHUNK = Chunk(
-    "shot", "shot",
-    "Borrowers return a lantern to the lodge within 9 days. A lantern that comes back late costs 4 crowns a day.",
-    0, 107, title="Rules of the Lantern Lodge",
-)  # fmt: skip
 _SHOT = Shot(
     "What does a late lantern of the Lantern Lodge cost?",
     render_target(
@@ -41,7 +37,7 @@ _SHOT = Shot(
         "The rule for late lanterns sets the price.",
         [Quote("A lantern that comes back late costs 4 crowns a day.", 1)],
     ),
-    (_SHOT_CHUNK,),
+    (SAMPLE,),
 )
 
 

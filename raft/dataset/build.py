@@ -139,15 +139,26 @@ def _collect(
 ) -> tuple[Gate, dict[str, Split]]:
     """What passed the gate and what did not; and the documents of dev and test rows that were not to be used."""
     rules = Rules(**recipe.quality.model_dump())
+    writes = teacher_tasks(recipe)
+    gate, held_out, reserved = Gate(), dict[str, Split](), dict[str, Split]()
     if recipe.from_qa is not None:
         wanted, others = _rows(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)
-        gate = from_rows(wanted, index, rules)
-        if teacher is not None:
+        gate, held_out = from_rows(wanted, index, rules), _held_out(others)
+        if teacher is not None and "reasoning" in writes:
             explain(gate, index, teacher, progress)
-        return gate, _held_out(others)
-    assert teacher is not None  # generate_dataset refuses to begin without either
-    chunks = chosen_chunks(index.chunks, recipe.questions.max_chunks, recipe.seed)
-    return from_teacher(chunks, recipe.questions.per_chunk, teacher, rules, progress), {}
+        reserved = held_out | _held_out(wanted)
+    if teacher is not None and "questions" in writes:
+        open_chunks = [chunk for chunk in index.chunks if chunk.document_id not in reserved]
+        chunks = chosen_chunks(open_chunks, recipe.questions.max_chunks, recipe.seed)
+        gate.extend(from_teacher(chunks, recipe.questions.per_chunk, teacher, rules, progress))
+    return gate, held_out
+
+
+def teacher_tasks(recipe: GenerateRecipe) -> tuple[str, ...]:
+    """What a teacher is asked to write: as the recipe says, or what fits the rows there are."""
+    if recipe.teacher_writes is not None:
+        return recipe.teacher_writes
+    return ("questions",) if recipe.from_qa is None else ("reasoning",)
 
 
 def _rows(path: Path, splits: Sequence[Split], limit: int | None) -> tuple[list[QaItem], list[QaItem]]:
@@ -293,14 +304,19 @@ def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
 
     Raises InputError for bad rows of ``from_qa``.
     """
-    if recipe.from_qa is not None:
-        wanted, _ = _rows(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)
-        calls = sum(row.answer_type != "unanswerable" for row in wanted) if recipe.teacher is not None else 0
-        shown = sum(len(chunk.text) for chunk in chunks) // max(1, len(chunks)) // _CHARACTERS_PER_TOKEN
-        return Estimate(len(chunks), len(wanted), calls, calls * (shown + 100), calls * 40)
-    chosen = chosen_chunks(chunks, recipe.questions.max_chunks, recipe.seed)
+    tasks = teacher_tasks(recipe) if recipe.teacher is not None else ()
+    rows = _rows(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)[0] if recipe.from_qa is not None else []
+    explained = sum(row.answer_type != "unanswerable" for row in rows) if "reasoning" in tasks else 0
+    typical = sum(len(chunk.text) for chunk in chunks) // max(1, len(chunks)) // _CHARACTERS_PER_TOKEN
+    chosen = chosen_chunks(chunks, recipe.questions.max_chunks, recipe.seed) if "questions" in tasks else []
     each = recipe.questions.per_chunk
     shown = sum(len(chunk.text) // _CHARACTERS_PER_TOKEN for chunk in chosen)
-    questions = each * len(chosen)
-    prompt_tokens = shown * (1 + each) + 100 * len(chosen) + 350 * questions  # 350: system text and worked example
-    return Estimate(len(chosen), questions, len(chosen) + questions, prompt_tokens, (30 + 80) * questions)
+    written = each * len(chosen)
+    asking = shown * (1 + each) + 100 * len(chosen) + 350 * written  # 350: system text and worked example
+    return Estimate(
+        chunks=len(chosen) or len(chunks),
+        questions=len(rows) + written,
+        teacher_calls=explained + len(chosen) + written,
+        prompt_tokens=explained * (typical + 100) + asking,
+        completion_tokens=explained * 40 + (30 + 80) * written,
+    )

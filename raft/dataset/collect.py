@@ -89,6 +89,12 @@ class Gate:
         else:
             self.accepted.append(item)
 
+    def extend(self, other: Gate) -> None:
+        """Take over what another gate decided; questions that repeat one accepted here are refused."""
+        self.accepted += other.accepted
+        self.rejected += other.rejected
+        self.refuse_where(duplicates([(item.id, item.question) for item in self.accepted]))
+
     def refuse_where(self, reasons: Mapping[str, str]) -> None:
         """Refuse those accepted questions whose id has a reason."""
         kept, self.accepted = self.accepted, []

@@ -23,22 +23,38 @@ _AFTER = re.compile(r"^[\s\"'*_)\u201d]*(?:\(?(?:a|answer)\b\s*[:.].*)?$", re.IG
 _AROUND = " \t\"'*_`\u201c\u201d"
 
 
+SAMPLE = Chunk(
+    "sample", "sample",
+    "Borrowers return a lantern to the lodge within 9 days. A lantern that comes back late costs 4 crowns a day.",
+    0, 106, title="Rules of the Lantern Lodge",
+)  # fmt: skip
+"""The chunk of the worked examples that show small teachers the form."""
+
+_SAMPLE_REPLY = (
+    "1. Within how many days must a lantern of the Lantern Lodge be returned?\n"
+    "2. What does a late lantern of the Lantern Lodge cost a day?"
+)
+
+
 def question_messages(chunk: Chunk, count: int) -> tuple[Message, ...]:
     """The prompt that asks for ``count`` questions about a chunk, one a line."""
-    heading = " > ".join(dict.fromkeys(part for part in (chunk.title, *chunk.headings) if part))
-    subject = f" ({heading})" if heading else ""
     return (
-        Message("system", "You write exam questions. Write only the questions, one on each line, numbered."),
         Message(
-            "user",
-            neutralize(
-                f"{heading}\n{chunk.text.strip()}\n\n"
-                f"Write {count} different questions whose short answers stand in the words above{subject}. Name the "
-                "subject in every question, so that it can be understood alone. Ask for facts: numbers, names, "
-                "conditions, limits, exceptions."
-            ).strip(),
+            "system", "You write exam questions about a text. Write only the questions, numbered, one on each line."
         ),
+        Message("user", _ask(SAMPLE, 2)),
+        Message("assistant", _SAMPLE_REPLY),
+        Message("user", _ask(chunk, count)),
     )
+
+
+def _ask(chunk: Chunk, count: int) -> str:
+    heading = " > ".join(dict.fromkeys(part for part in (chunk.title, *chunk.headings) if part))
+    return neutralize(
+        f"{heading}\n{chunk.text.strip()}\n\n"
+        f"Write {count} different questions with short answers that stand in this text. Ask for facts: numbers, names, "
+        "conditions, limits, exceptions. Name the subject in every question."
+    ).strip()
 
 
 def parse_questions(text: str, most: int) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.dataset.questions import parse_questions, question_messages
+from raft.dataset.questions import SAMPLE, parse_questions, question_messages
 from raft.prompts import ANSWER_MARK
 from raft.records import Chunk
 
@@ -71,3 +71,11 @@ def test_the_prompt_names_the_subject_and_cannot_be_forged():
     assert "Corvalexin > Doses" in text
     assert "Write 3 " in text
     assert ANSWER_MARK not in text
+
+
+def test_the_worked_example_is_one_that_would_be_accepted():
+    sample, reply, asked = question_messages(Chunk("c", "d", "Text.", 0, 5), 2)[1:]
+    assert len(parse_questions(reply.content, 5)) == 2
+    assert SAMPLE.text in sample.content
+    assert SAMPLE.text == SAMPLE.text[SAMPLE.start : SAMPLE.end]
+    assert asked.content.startswith("Text.")

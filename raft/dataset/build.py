@@ -187,7 +187,7 @@ def _settle(recipe: GenerateRecipe, gate: Gate, held_out: Mapping[str, Split]) -
         refused = ", ".join(f"{rule} {count}" for rule, count in gate.by_rule().items())
         raise InputError(
             f"no question is left to make an example of (refused: {refused or 'none, there was no question'})",
-            "rejected rows say why; change the questions, the teacher or the quality settings",
+            "Change the questions, the teacher or the quality settings",
         )
     return [replace(item, split=splits[item.id]) for item in gate.accepted]
 

@@ -26,7 +26,7 @@ _AROUND = " \t\"'*_`\u201c\u201d"
 SAMPLE = Chunk(
     "sample", "sample",
     "Borrowers return a lantern to the lodge within 9 days. A lantern that comes back late costs 4 crowns a day.",
-    0, 106, title="Rules of the Lantern Lodge",
+    0, 107, title="Rules of the Lantern Lodge",
 )  # fmt: skip
 """The chunk of the worked examples that show small teachers the form."""
 
@@ -39,9 +39,7 @@ _SAMPLE_REPLY = (
 def question_messages(chunk: Chunk, count: int) -> tuple[Message, ...]:
     """The prompt that asks for ``count`` questions about a chunk, one a line."""
     return (
-        Message(
-            "system", "You write exam questions about a text. Write only the questions, numbered, one on each line."
-        ),
+        Message("system", "You write exam questions about a text. Write only the questions, numbered, one a line."),
         Message("user", _ask(SAMPLE, 2)),
         Message("assistant", _SAMPLE_REPLY),
         Message("user", _ask(chunk, count)),

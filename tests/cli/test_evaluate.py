@@ -67,6 +67,6 @@ def test_without_questions_the_flag_is_named(sources: list[str]) -> None:
 
 
 def test_shipped_recipes_are_valid() -> None:
-    assert [path.stem for path in RECIPES] == ["cpu", "gpu", "tiny"]
+    assert {"cpu", "gpu", "tiny"} <= {path.stem for path in RECIPES}
     for path in RECIPES:
         assert load_recipe(EvaluateRecipe, path).systems

@@ -96,7 +96,7 @@ def test_default_out_is_named_after_the_source(tmp_path: Path) -> None:
 
 def test_shipped_recipes_are_valid() -> None:
     recipes = sorted((ROOT / "configs" / "index").glob("*.toml"))
-    assert [path.stem for path in recipes] == ["cpu", "gpu", "tiny"]
+    assert {"cpu", "gpu", "tiny"} <= {path.stem for path in recipes}
     for path in recipes:
         recipe = load_recipe(IndexRecipe, path)
         assert recipe.source is None or (ROOT / recipe.source).is_dir(), path

@@ -70,7 +70,7 @@ class ChatModelRecipe(Recipe):
     concurrency: int = Field(16, ge=1, le=4096, description="requests in flight at an endpoint")
     timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one reply of an endpoint")
     max_retries: int = Field(5, ge=0, description="tries again after 429, 5xx and broken connections")
-    batch_tokens: int = Field(8192, ge=64, description="prompt tokens decoded together by a local model")
+    batch_tokens: int = Field(32768, ge=64, description="prompt tokens decoded together by a local model")
 
 
 class QuestionsRecipe(Recipe):

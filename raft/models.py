@@ -186,12 +186,14 @@ def _keep_four_bit_weights_trainable(model: Any) -> None:
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice off stderr, which carries raft's own."""
     import logging
+    import warnings
 
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # PEFT's use of it
 
 
 def resolve_precision(precision: Precision) -> torch.dtype:

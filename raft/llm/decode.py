@@ -2,8 +2,11 @@
 
 prompts  [[sys doc1 doc2 q1], [sys doc1 doc2 q2 q2]]       token ids
 prefix    [sys doc1 doc2]              computed for one row, then repeated for all     [1, L] -> [B, L]
-rest      [[pad q1], [q2 q2]]          left-padded                                      [B, R]
+rest      [[pad q1], [q2 q2]]          left-padded, a few rows of like length at once   [B, R]
 decode    one token a row and step; rows that are done leave the batch                  [B, 1]
+
+A step reads every weight for one token a row, so that many rows decode together; a prefill is long enough by
+itself, so that few rows, hardly padded, prefill together.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 SHORTEST_SHARED_PREFIX = 16
+PREFILL_TOKENS = 1024  # of one prefill, padding counted: enough to keep the matrix kernels busy
+COMPACT_AT = 0.75  # share of rows still being decoded at which the others leave; leaving copies the cache
 
 
 @dataclass(slots=True)
@@ -37,36 +42,60 @@ class _RoomyLayer(DynamicLayer):
     transformers' own layer copies the whole cache at every step."""
 
     _SPARE = 64
-    _keys_room: torch.Tensor | None = None
-    _values_room: torch.Tensor | None = None
+    _room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self.get_seq_length()
         total = length + key_states.shape[-2]
-        if self._keys_room is None or self._values_room is None or self._keys_room.shape[-2] < total:
-            assert self.keys is not None
-            assert self.values is not None
-            self._keys_room = self._roomy(self.keys, key_states, length, total)
-            self._values_room = self._roomy(self.values, value_states, length, total)
-        self._keys_room[:, :, length:total] = key_states
-        self._values_room[:, :, length:total] = value_states
-        self.keys, self.values = self._keys_room[:, :, :total], self._values_room[:, :, :total]
+        if self._room is None or self._room[0].shape[-2] < total:
+            self._make_room(len(key_states), key_states, length, total)
+        assert self._room is not None
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, length:total] = new
+        self.keys, self.values = (room[:, :, :total] for room in self._room)
         return self.keys, self.values
 
-    def _roomy(self, old: torch.Tensor, new: torch.Tensor, length: int, total: int) -> torch.Tensor:
-        batch, heads, _, width = new.shape
-        room = new.new_empty(batch, heads, total + self._SPARE, width)
+    def _make_room(self, batch: int, like: torch.Tensor, length: int, total: int) -> None:
+        """Room for ``total`` tokens and some more; what stands there, for one row or for all, is kept."""
+        room = tuple(like.new_zeros(batch, like.shape[1], total + self._SPARE, like.shape[3]) for _ in range(2))
         if length:
-            room[:, :, :length] = old
-        return room
+            assert self.keys is not None
+            assert self.values is not None
+            room[0][:, :, :length], room[1][:, :, :length] = self.keys, self.values
+        self._room = (room[0], room[1])
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         assert self.keys is not None
         assert self.values is not None
         self.keys, self.values = self.keys[indices], self.values[indices]
-        self._keys_room = self._values_room = None
+        self._room = None
+
+    def copy(self) -> _RoomyLayer:
+        """A layer that begins with the same tokens and grows by itself, with as many rows as are added."""
+        other = _RoomyLayer()
+        assert self.keys is not None
+        assert self.values is not None
+        other.lazy_initialization(self.keys, self.values)
+        other.keys, other.values = self.keys, self.values
+        return other
+
+    def seat(self, other: _RoomyLayer, rows: slice, batch: int, shared: int, total: int) -> None:
+        """Take in the tokens of ``other`` as these rows of ``batch``: the first ``shared`` in front, the others up
+        against ``total``, so that padding lies between."""
+        assert other.keys is not None
+        assert other.values is not None
+        if self._room is None:
+            self.lazy_initialization(other.keys, other.values)
+            self._make_room(batch, other.keys, 0, total)
+            assert self._room is not None
+            self.keys, self.values = (room[:, :, :total] for room in self._room)
+        assert self._room is not None
+        for room, new in zip(self._room, (other.keys, other.values), strict=True):
+            own = new.shape[2] - shared
+            room[rows, :, :shared] = new[:, :, :shared]
+            room[rows, :, total - own : total] = new[:, :, shared:]
 
 
 def common_prefix_length(sequences: Sequence[list[int]]) -> int:
@@ -79,26 +108,28 @@ def common_prefix_length(sequences: Sequence[list[int]]) -> int:
 def decode(model: Any, rows: Sequence[Row], end_ids: frozenset[int]) -> Iterator[list[tuple[Row, int]]]:
     """Decode the rows together; yields each step's new tokens, end-of-turn tokens left out."""
     state = _prefill(model, [row.prompt for row in rows])
-    alive = list(rows)
+    seated = list(rows)  # the rows of the state; some are done already
     generators = {row.index: _generator(model.device, row.seed) for row in rows if row.temperature > 0}
     lengths = dict.fromkeys((row.index for row in rows), 0)
     while True:
-        picked = _pick(state.logits, alive, generators)
+        picked = _pick(state.logits, seated, generators)
         step = []
-        for row, token in zip(alive, picked, strict=True):
+        for row, token in zip(seated, picked, strict=True):
+            if row.done:
+                continue
             lengths[row.index] += 1
             row.truncated = token not in end_ids and lengths[row.index] >= row.max_tokens
             row.done = token in end_ids or row.truncated
             if token not in end_ids:
                 step.append((row, token))
         yield step
-        keep = [i for i, row in enumerate(alive) if not row.done]
-        if not keep:
+        alive = [i for i, row in enumerate(seated) if not row.done]
+        if not alive:
             return
-        if len(keep) < len(alive):
-            state.select(torch.tensor(keep, device=model.device))
-            alive, picked = [alive[i] for i in keep], [picked[i] for i in keep]
-        state.advance(model, torch.tensor(picked, device=model.device))
+        if len(alive) <= COMPACT_AT * len(seated):
+            state.select(torch.tensor(alive, device=model.device))
+            seated, picked = [seated[i] for i in alive], [picked[i] for i in alive]
+        state.advance(model, torch.tensor(picked, device=model.device), [not row.done for row in seated])
 
 
 @dataclass(slots=True)
@@ -114,35 +145,86 @@ class _State:
         self.cache.batch_select_indices(rows)
         self.mask, self.position = self.mask[rows], self.position[rows]
 
-    def advance(self, model: Any, tokens: torch.Tensor) -> None:
+    def advance(self, model: Any, tokens: torch.Tensor, alive: Sequence[bool]) -> None:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.logits = _forward(model, tokens[:, None], self.mask, self.position[:, None], self.cache)
-        self.position = self.position + 1
+        self.position = self.position + torch.tensor(alive, device=tokens.device)  # done rows stay within the window
 
 
 def _prefill(model: Any, prompts: Sequence[list[int]]) -> _State:
-    device = model.device
+    """The state after the prompts; their common prefix is computed once, the rest in parts of like length."""
     shared = min(common_prefix_length(prompts), min(map(len, prompts)) - 1)
     if len(prompts) == 1 or shared < SHORTEST_SHARED_PREFIX:
         shared = 0
+    prefix = _new_cache(model)
+    divisible = len(_roomy(prefix)) == len(prefix.layers)
+    if not divisible:
+        shared = 0  # layers that keep a window alone can neither be repeated nor put together
+    if shared:
+        tokens = torch.tensor([prompts[0][:shared]], device=model.device)  # [1, L]
+        position = torch.arange(shared, device=model.device)[None]
+        _forward(model, tokens, torch.ones_like(tokens), position, prefix)
+    rests = [prompt[shared:] for prompt in prompts]
+    parts = list(_parts(rests)) if divisible else [slice(0, len(rests))]
+    states = (_prefill_part(model, rests[part], prefix if shared else None, shared) for part in parts)
+    if len(parts) == 1:
+        return next(states)
+    return _together(model, states, parts, shared, max(map(len, rests)))
+
+
+def _new_cache(model: Any) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    if shared:
-        prefix = torch.tensor([prompts[0][:shared]], device=device)  # [1, L]
-        _forward(model, prefix, torch.ones_like(prefix), torch.arange(shared, device=device)[None], cache)
-        repeat = torch.zeros(len(prompts), dtype=torch.long, device=device)
-        cache.batch_select_indices(repeat)
-    rests = [prompt[shared:] for prompt in prompts]
+    return cache
+
+
+def _roomy(cache: DynamicCache) -> list[_RoomyLayer]:
+    return [layer for layer in cache.layers if isinstance(layer, _RoomyLayer)]
+
+
+def _parts(rests: Sequence[list[int]]) -> Iterator[slice]:
+    """Consecutive rows of at most PREFILL_TOKENS, padding counted; a single row may have more."""
+    start = width = 0
+    for i, rest in enumerate(rests):
+        width = max(width, len(rest))
+        if i > start and width * (i + 1 - start) > PREFILL_TOKENS:
+            yield slice(start, i)
+            start, width = i, len(rest)
+    yield slice(start, len(rests))
+
+
+def _prefill_part(model: Any, rests: Sequence[list[int]], prefix: DynamicCache | None, shared: int) -> _State:
+    """The state after prefix and rests, the rests left-padded to the longest of them."""
+    cache = _new_cache(model)
+    if prefix is not None:
+        cache.layers = [layer.copy() for layer in _roomy(prefix)]
     width = max(map(len, rests))
-    tokens = torch.zeros(len(rests), width, dtype=torch.long, device=device)  # [B, R], left-padded
-    mask = torch.zeros(len(rests), shared + width, dtype=torch.long, device=device)  # [B, L + R]
+    tokens = torch.zeros(len(rests), width, dtype=torch.long, device=model.device)  # [B, R]
+    mask = torch.zeros(len(rests), shared + width, dtype=torch.long, device=model.device)  # [B, L + R]
     mask[:, :shared] = 1
     for i, rest in enumerate(rests):
-        tokens[i, width - len(rest) :] = torch.tensor(rest, device=device)
+        tokens[i, width - len(rest) :] = torch.tensor(rest, device=model.device)
         mask[i, shared + width - len(rest) :] = 1
     position = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
     logits = _forward(model, tokens, mask, position, cache)
     return _State(cache, mask, position[:, -1] + 1, logits)
+
+
+def _together(model: Any, states: Iterator[_State], parts: Sequence[slice], shared: int, width: int) -> _State:
+    """The states of all parts as one, each padded on the left to ``shared + width``."""
+    batch, total = parts[-1].stop, shared + width
+    cache = _new_cache(model)
+    mask = torch.zeros(batch, total, dtype=torch.long, device=model.device)
+    position, logits = [], []
+    for part, state in zip(parts, states, strict=True):
+        for layer, own in zip(_roomy(cache), _roomy(state.cache), strict=True):
+            layer.seat(own, part, batch, shared, total)
+        own_width = state.mask.shape[1] - shared
+        mask[part, :shared] = 1
+        mask[part, total - own_width :] = state.mask[:, shared:]
+        position.append(state.position)
+        logits.append(state.logits)
+    return _State(cache, mask, torch.cat(position), torch.cat(logits))
 
 
 def _forward(model: Any, tokens: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Any) -> torch.Tensor:

@@ -21,14 +21,14 @@ from raft.models import (
 )
 
 _WINDOW = 512  # requests sorted by length together
-_MAX_ROWS = 32
+_MAX_ROWS = 64
 
 
 class LocalModel:
     """A ChatModel. Requests are sorted by length inside windows and decoded in batches of at most
     ``batch_tokens`` prompt tokens, padding counted; what a batch's prompts share is prefilled once."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 8192) -> None:
+    def __init__(self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 32768) -> None:
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
@@ -39,7 +39,7 @@ class LocalModel:
 
     @classmethod
     def load(
-        cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 8192, precision: Precision = "auto"
+        cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 32768, precision: Precision = "auto"
     ) -> LocalModel:
         """Load the model, and the adapter merged into it. Raises ModelError; ArtifactError when the adapter was
         trained on another base model (checked before any weights are loaded)."""
@@ -82,14 +82,16 @@ class LocalModel:
             return
         rows = [Row(i, prompt, r.max_tokens, r.temperature, r.seed) for i, (r, prompt) in enumerate(fitting)]
         tokens: list[list[int]] = [[] for _ in rows]
+        waiting = list(rows)
         with self._busy:
             for step in decode(self.model, rows, self._end_ids):
                 for row, token in step:
                     tokens[row.index].append(token)
-        for row, (request, prompt) in zip(rows, fitting, strict=True):
-            yield ChatReply(
-                request.key, self._text(tokens[row.index]), len(prompt), len(tokens[row.index]), row.truncated
-            )
+                for row in [row for row in waiting if row.done]:
+                    request, prompt = fitting[row.index]
+                    text = self._text(tokens[row.index])
+                    yield ChatReply(request.key, text, len(prompt), len(tokens[row.index]), row.truncated)
+                waiting = [row for row in waiting if not row.done]
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
         """The reply in pieces that are whole characters; the generator returns the finished reply.

@@ -16,7 +16,7 @@ def open_chat_model(
     concurrency: int = 16,
     timeout_seconds: float = 120.0,
     max_retries: int = 5,
-    batch_tokens: int = 8192,
+    batch_tokens: int = 32768,
 ) -> ChatModel:
     """A model behind an OpenAI-compatible endpoint when ``base_url`` is given, else a local one.
 

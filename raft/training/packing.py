@@ -32,6 +32,11 @@ class Packed:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Tokens of the shared prefix (0 if there is none), then of each branch."""
+        return tuple(self.branches.count(branch) for branch in range(max(self.branches) + 1))
+
 
 def pack(examples: Sequence[Tokenized]) -> Packed:
     """The examples as one sequence behind their longest common prompt prefix."""
@@ -79,21 +84,14 @@ def fits(example: Tokenized, max_tokens: int) -> bool:
 
 
 def to_batch(packed: Packed) -> dict[str, Any]:
-    """The model's keyword arguments for one sequence: tensors with a batch dimension of 1.
-
-    ``attention_mask`` is a boolean [1, 1, T, T] that transformers hands on as it is.
-    """
+    """The tensors of one sequence, with a batch dimension of 1, and the lengths of its segments."""
     import torch
 
-    branches = torch.tensor(packed.branches)
-    size = len(packed)
-    causal = torch.ones(size, size, dtype=torch.bool).tril()  # [T, T]
-    visible = (branches[None, :] == 0) | (branches[None, :] == branches[:, None])  # [T, T]
     labels = torch.tensor([packed.labels])  # [1, N]
     return {
         "input_ids": torch.tensor([packed.tokens]),  # [1, T]
         "position_ids": torch.tensor([packed.positions]),  # [1, T]
-        "attention_mask": (causal & visible)[None, None],
+        "segments": packed.segments,
         "logits_to_keep": torch.tensor(packed.keep),  # [N]
         "labels": labels,
         "shift_labels": labels,  # tells the trainer that labels are aligned already, so that it counts them all

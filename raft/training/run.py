@@ -19,7 +19,13 @@ from typing import Any
 from raft.artifacts import Draft, Manifest, check_free, open_artifact, read_rows, writing
 from raft.config import TrainRecipe
 from raft.errors import InputError, ModelError
-from raft.models import load_language_model, load_tokenizer, model_fingerprint, resolve_language_model
+from raft.models import (
+    load_language_model,
+    load_tokenizer,
+    model_fingerprint,
+    quiet_libraries,
+    resolve_language_model,
+)
 from raft.training.packing import Packed, fits, pack_group
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
 
@@ -68,6 +74,7 @@ def train(
     Raises ArtifactError when the dataset is missing or damaged, ``out`` is taken or partial work differs,
     InputError when no example fits, ModelError when the model cannot be loaded or the loss is not finite.
     """
+    quiet_libraries()
     check_free(out, overwrite)
     data = open_artifact(dataset, "dataset")
     base = resolve_language_model(recipe.model)
@@ -118,15 +125,15 @@ def _run(
 ) -> TrainSummary:
     from transformers import set_seed
 
+    from raft.training.attention import use_packed_attention
     from raft.training.methods import apply_method, count_parameters
     from raft.training.trainer import LogFile, last_checkpoint, make_trainer, training_arguments
 
     began = time.monotonic()
     set_seed(recipe.seed)
-    model = apply_method(
-        load_language_model(base, recipe.precision, four_bit=recipe.method == "qlora"), recipe.method,
-        checkpointing=recipe.gradient_checkpointing, **recipe.lora.model_dump(),
-    )  # fmt: skip
+    model = load_language_model(base, recipe.precision, four_bit=recipe.method == "qlora")
+    use_packed_attention(model)
+    model = apply_method(model, recipe.method, checkpointing=recipe.gradient_checkpointing, **recipe.lora.model_dump())
     trainable, total = count_parameters(model)
     checkpoints = draft.folder / "checkpoints"
     optim = recipe.optim.model_dump()
@@ -170,7 +177,7 @@ def _save(model: Any, base: Path, recipe: TrainRecipe, folder: Path) -> None:
         load_tokenizer(base).save_pretrained(folder / "model")
     else:
         model.peft_config["default"].base_model_name_or_path = recipe.model  # a path of this machine helps nobody
-        model.save_pretrained(folder / "adapter")
+        model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # the vocabulary never changes here
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the manifest tells more
     plot_loss(list(read_rows(folder / "log.jsonl")), folder / "loss.svg")
 

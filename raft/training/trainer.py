@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from raft.errors import ModelError
+from raft.training.attention import model_inputs
 from raft.training.packing import Packed, to_batch
 
 CURVE = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second")
@@ -36,7 +37,7 @@ class PackedTrainer(Trainer):
     ) -> Any:
         """Cross-entropy summed over answer tokens, divided by the answer tokens of the whole optimizer step."""
         labels = inputs["labels"][0]  # [N]
-        outputs = model(**{k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}, use_cache=False)
+        outputs = model(**model_inputs(model, inputs), use_cache=False)
         logits = outputs.logits[0].float()  # [N, vocabulary]
         loss = cross_entropy(logits, labels, reduction="sum") / (num_items_in_batch or len(labels))
         return (loss, outputs) if return_outputs else loss

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from raft.errors import ModelError
+from raft.llm import decode
 from raft.llm.chat import ChatRequest
 from raft.llm.decode import common_prefix_length
 from raft.llm.local import LocalModel, make_batches
@@ -45,11 +48,19 @@ def expected(student: LocalModel) -> dict[str, str]:
     return texts
 
 
-@pytest.mark.parametrize("batch_tokens", [64, 8192])
+@pytest.mark.parametrize(
+    ("batch_tokens", "prefill_tokens"),
+    [
+        pytest.param(64, 1024, id="one request a batch"),
+        pytest.param(8192, 1024, id="all prefilled at once, padded"),
+        pytest.param(8192, 64, id="prefilled one by one, decoded together"),
+    ],
+)
 def test_greedy_answers_equal_those_of_generate(
-    student: LocalModel, expected: dict[str, str], batch_tokens: int
+    student: LocalModel, expected: dict[str, str], batch_tokens: int, prefill_tokens: int, monkeypatch
 ) -> None:
-    student._batch_tokens = batch_tokens  # 64: one request a batch; 8192: all in one, prefix shared, padded
+    student._batch_tokens = batch_tokens
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
     replies = {reply.key: reply for reply in student.complete(requests())}
     assert {key: reply.text for key, reply in replies.items()} == expected
     for request in requests():
@@ -64,6 +75,18 @@ def test_a_shared_prefix_changes_nothing(student: LocalModel, expected: dict[str
     alike = requests()[:3]
     assert common_prefix_length([prompt_ids(student.tokenizer, r.messages) for r in alike]) > 100
     assert {r.key: r.text for r in student.complete(alike)} == {r.key: expected[r.key] for r in alike}
+
+
+def test_rows_that_end_early_leave_and_the_others_are_not_disturbed(student: LocalModel, expected) -> None:
+    student._batch_tokens = 8192
+    lengths = {"doc0": 2, "doc1": 4, "doc2": 24, "closed": 24}
+    mixed = [replace(request, max_tokens=lengths[request.key]) for request in requests()]
+    replies = {reply.key: reply for reply in student.complete(mixed)}
+    for key, text in expected.items():
+        assert text.startswith(replies[key].text)
+        assert replies[key].completion_tokens <= lengths[key]
+    assert replies["doc2"].text == expected["doc2"]
+    assert replies["closed"].text == expected["closed"]
 
 
 def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dict[str, str]) -> None:

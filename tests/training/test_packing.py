@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from raft.models import load_language_model
+from raft.training.attention import NAME, model_inputs, use_packed_attention
 from raft.training.packing import fits, pack, pack_group, to_batch
 from raft.training.tokenize import Tokenized
 
@@ -41,9 +42,7 @@ def separate_loss(model, examples: list[Tokenized]) -> torch.Tensor:
 
 def packed_loss(model, examples: list[Tokenized]) -> torch.Tensor:
     batch = to_batch(pack(examples))
-    labels = batch.pop("labels")[0]
-    batch.pop("shift_labels")
-    return cross_entropy(model(**batch).logits[0], labels)
+    return cross_entropy(model(**model_inputs(model, batch)).logits[0], batch["labels"][0])
 
 
 @given(groups())
@@ -60,9 +59,13 @@ def test_every_branch_reads_as_its_own_example(examples: list[Tokenized]) -> Non
     assert len(packed) <= sum(map(len, examples))
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_folder):
-    return load_language_model(tiny_folder, "float32").train()
+@pytest.fixture(scope="module", params=["packed", "dense"])
+def tiny(request, tiny_folder):
+    model = load_language_model(tiny_folder, "float32").train()
+    if request.param == "packed":
+        use_packed_attention(model)
+        assert model.config._attn_implementation == NAME
+    return model
 
 
 @given(examples=groups())
@@ -94,6 +97,7 @@ def test_the_student_itself_agrees_with_separate_examples(student_folder, tokeni
         for q, a in (("What do adults take?", "<ANSWER>: 12 mg"), ("What do children take?", "<ANSWER>: 4 mg"))
     ]
     model = load_language_model(student_folder, "float32").eval()
+    use_packed_attention(model)
     with torch.no_grad():
         assert packed_loss(model, examples).item() == pytest.approx(separate_loss(model, examples).item(), abs=1e-5)
     assert len(pack(examples)) < 0.6 * sum(map(len, examples))

@@ -14,6 +14,8 @@ belongs to one example or one search and not to the text.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -140,3 +142,8 @@ def chunk_from_row(row: Mapping[str, Any]) -> Chunk:
 def example_from_row(row: Mapping[str, Any]) -> RaftExample:
     """The inverse of ``to_row`` for examples. Raises TypeError on a missing or unknown field."""
     return RaftExample(**{**row, "context": tuple(row["context"]), "oracle_ids": tuple(row["oracle_ids"])})
+
+
+def question_key(question: str) -> str:
+    """What two questions of the same words share, whatever their case, spacing and punctuation: 16 hex digits."""
+    return hashlib.sha256(" ".join(re.findall(r"\w+", question.lower())).encode()).hexdigest()[:16]

@@ -32,7 +32,7 @@ from raft.errors import InputError
 from raft.records import Document
 
 if TYPE_CHECKING:
-    from bs4 import BeautifulSoup
+    from bs4 import BeautifulSoup, Tag
     from docx.table import Table
     from docx.text.paragraph import Paragraph
 
@@ -313,12 +313,22 @@ def _html_text(soup: BeautifulSoup) -> str:
     for element in soup.select("[style]"):
         if not element.decomposed and _HIDING_STYLE.search(str(element.get("style", ""))):
             element.decompose()
+    for links in [found for found in soup.select("ul, ol") if _is_navigation(found)]:
+        links.decompose()
     for string in soup.find_all(string=True):
         if type(string) is NavigableString and not string.find_parent("pre"):  # its subclasses: comments, doctype
             string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
     _mark_blocks(soup)
     lines = [line.strip() for line in soup.get_text().split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _is_navigation(listing: Tag) -> bool:
+    """Whether a list outside the main content is nothing but links: a menu that its page did not mark as one."""
+    items = listing.find_all("li")
+    linked = "".join(link.get_text() for link in listing.find_all("a"))
+    bare = re.sub(r"\s", "", listing.get_text()) == re.sub(r"\s", "", linked)
+    return len(items) > 1 and bare and listing.find_parent(["main", "article", "p", "td"]) is None
 
 
 def _mark_blocks(soup: BeautifulSoup) -> None:

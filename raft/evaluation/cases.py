@@ -21,7 +21,7 @@ from raft.dataset.grounding import ground, locate, shorten
 from raft.errors import InputError
 from raft.evaluation.metrics import recall_at_k
 from raft.prompts import Shot, render_target
-from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split
+from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split, question_key
 
 RECALL_DEPTHS = (1, 3, 5, 10)
 
@@ -112,6 +112,25 @@ SYSTEMS: Mapping[SystemName, System] = {
         System("raft_oracle", "RAFT, oracle given", "oracle", tuned=True),
     )
 }
+
+
+def leave_out_seen(items: Sequence[QaItem], split: str, seen: Mapping[str, Sequence[str]]) -> list[QaItem]:
+    """The questions that may test a model tuned on ``seen`` (an adapter's seen.json).
+
+    Questions of the same words go when they are of the asked split "test" or "all". With "all" nobody has said
+    which are for testing: those that rest on a document of the training questions go too. The splits "train" and
+    "dev" are asked for by someone who wants to see the fit.
+    """
+    if split not in ("test", "all"):
+        return list(items)
+    questions = set(seen.get("questions", ()))
+    documents = set(seen.get("documents", ())) if split == "all" else set[str]()
+    return [
+        item
+        for item in items
+        if split not in (item.split, "all")
+        or not (question_key(item.question) in questions or documents & set(item.gold_document_ids))
+    ]
 
 
 def select_questions(items: Sequence[QaItem], split: Split | None, limit: int | None, seed: int) -> list[QaItem]:

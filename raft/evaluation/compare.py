@@ -10,6 +10,7 @@ Each reply is journalled as it comes, so that a killed run goes on and asks noth
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,13 +118,17 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     index_path = require(recipe.index, "index", "--index DIR")
     questions_path = require(recipe.questions, "questions", "--questions FILE")
     systems, notes = choose_systems(recipe.systems, has_tuned)
-    for note in notes:
-        print(f"raft: {note}", file=sys.stderr)
     inputs = {"questions": artifacts.hash_file(questions_path)}
     if recipe.adapter is not None:
         inputs["adapter"] = artifacts.read_manifest(recipe.adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))
-    chosen = asking.select_questions(items, None if recipe.split == "all" else recipe.split, recipe.limit, recipe.seed)
+    unseen = asking.leave_out_seen(items, recipe.split, _seen(recipe.adapter))
+    if len(unseen) < len(items):
+        notes.append(f"{len(items) - len(unseen)} questions are left out: the adapter was tuned on them")
+    for note in notes:
+        print(f"raft: {note}", file=sys.stderr)
+    split = None if recipe.split == "all" else recipe.split
+    chosen = asking.select_questions(unseen, split, recipe.limit, recipe.seed)
     check_labels(chosen, recipe.labels)
     index = open_index(index_path)
     inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint
@@ -140,6 +145,12 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     cases = asking.build_cases(index, chosen, **search)
     shot_ids = tuple(item.id for item in examples)
     return Plan(tuple(systems), tuple(cases), shots, shot_ids, inputs, tuple(notes))
+
+
+def _seen(adapter: Path | None) -> Mapping[str, Sequence[str]]:
+    """What the adapter's seen.json says; nothing without an adapter."""
+    file = adapter / "seen.json" if adapter is not None else None
+    return json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
 
 
 def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import Draft, Manifest, check_free, open_artifact, read_rows, writing
+from raft.artifacts import Draft, Manifest, check_free, open_artifact, read_rows, write_json, writing
 from raft.config import TrainRecipe
 from raft.errors import InputError, ModelError
 from raft.models import (
@@ -26,6 +26,7 @@ from raft.models import (
     quiet_libraries,
     resolve_language_model,
 )
+from raft.records import question_key
 from raft.training.packing import Packed, fits, pack_group
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
 
@@ -82,7 +83,19 @@ def train(
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     with writing(out, "adapter", settings, inputs, overwrite=overwrite, resume=resume) as draft:
         plan = make_plan(recipe, dataset, base)
+        _write_seen(dataset, draft.folder)
         return _run(recipe, plan, base, draft, out, _base_facts(recipe, data, inputs), on_step or (lambda *_: None))
+
+
+def _write_seen(dataset: Path, folder: Path) -> None:
+    """seen.json: which questions and documents the weights were tuned on, so that evaluation can leave them out::
+
+    {"questions": ["0f3c9a1d2b4e5f60", ...], "documents": ["protocols/sepsis-adult.md", ...]}
+    """
+    rows = [row for row in read_rows(dataset / "questions.jsonl") if row["split"] != "test"]
+    questions = {question_key(row["question"]) for row in rows}
+    documents = {name for row in rows for name in row["document_ids"]}
+    write_json(folder / "seen.json", {"questions": sorted(questions), "documents": sorted(documents)})
 
 
 def _base_facts(recipe: TrainRecipe, data: Manifest, inputs: dict[str, str]) -> dict[str, Any]:

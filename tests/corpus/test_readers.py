@@ -96,6 +96,16 @@ def test_html_shows_what_a_reader_sees(tmp_path: Path) -> None:
     )
 
 
+def test_html_menus_that_are_not_marked_as_such_are_left_out(tmp_path: Path) -> None:
+    page = """<body><p>Wards open.</p><ul><li><a href=/a>A to Z</a></li><li><a href=/c>Contact</a></li></ul>
+      <ul><li>See <a href=/v>Visiting</a></li><li><a href=/p>Parking</a></li></ul>
+      <article><ol><li><a href=#1>Section 1</a></li><li><a href=#2>Section 2</a></li></ol></article></body>"""
+    (tmp_path / "x.html").write_text(page, encoding="utf-8")
+    text = read_one(tmp_path / "x.html").text
+    assert "A to Z" not in text
+    assert all(kept in text for kept in ("Wards open.", "- See Visiting", "- Parking", "- Section 2"))
+
+
 def test_html_title_keeps_what_is_not_the_site(tmp_path: Path) -> None:
     (tmp_path / "x.html").write_text("<title>Visiting (2022) | Site</title><h1>Visiting</h1><p>No.", encoding="utf-8")
     assert read_one(tmp_path / "x.html").title == "Visiting (2022) | Site"

@@ -14,12 +14,13 @@ from raft.evaluation.cases import (
     closed_book_shots,
     document_shots,
     insert_oracle,
+    leave_out_seen,
     select_questions,
     select_shots,
 )
 from raft.prompts import parse_answer
 from raft.qa import check_quotes
-from raft.records import Chunk, Document, Evidence, QaItem
+from raft.records import Chunk, Document, Evidence, QaItem, question_key
 from tests.evaluation import world
 
 CHUNKS = {f"c{n}": Chunk(f"c{n}", f"d{n // 3}", f"text {n}", n % 3, n % 3 + 6) for n in range(12)}
@@ -99,6 +100,23 @@ def test_the_drawn_questions_depend_on_the_seed_alone() -> None:
     assert [items.index(item) for item in drawn] == sorted(items.index(item) for item in drawn)
     assert len(select_questions(items, "test", None, seed=1)) == 16
     assert len(select_questions(items, None, 1000, seed=1)) == len(items)
+
+
+def test_questions_that_a_model_was_tuned_on_do_not_test_it() -> None:
+    items = world.questions()
+    train = [item for item in items if item.split == "train"]
+    asked_again = replace(train[0], id="again", question=train[0].question.upper() + " ?", split="test")
+    seen = {
+        "questions": [question_key(item.question) for item in train],
+        "documents": sorted({name for item in train for name in item.gold_document_ids}),
+    }
+    assert leave_out_seen([*items, asked_again], "test", seen) == items
+    assert leave_out_seen([*items, asked_again], "train", seen) == [*items, asked_again]
+    everything = leave_out_seen([*items, asked_again], "all", seen)
+    assert everything
+    assert not {name for item in everything for name in item.gold_document_ids} & set(seen["documents"])
+    assert not {item.question for item in everything} & {item.question for item in train}
+    assert leave_out_seen(items, "all", {}) == items
 
 
 def test_faulty_question_sets_are_refused() -> None:

@@ -55,6 +55,7 @@ def test_the_loss_falls_and_the_artefact_is_whole(
     manifest = open_artifact(tmp_path / "tuned", "adapter")
     assert manifest.facts["method"] == method
     assert manifest.facts["trainable_parameters"] > 0
+    assert set(json.loads((tmp_path / "tuned" / "seen.json").read_text())) == {"questions", "documents"}
     assert not partial_folder(tmp_path / "tuned").exists()
 
 
@@ -74,6 +75,7 @@ def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
     tiny_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:
     from raft.llm.local import LocalModel
+    from raft.training.attention import model_inputs
     from raft.training.packing import pack_group, to_batch
 
     summary = train(recipe(tiny_folder), dataset, tmp_path / "tuned")
@@ -82,10 +84,9 @@ def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
     losses = []
     for group in tokenize_groups(load_tokenizer(tiny_folder), groups, read_chunks(dataset)):
         batch = to_batch(next(pack_group(group, 2048)))
-        labels = batch.pop("labels")[0]
-        batch.pop("shift_labels")
         with torch.no_grad():
-            losses.append(torch.nn.functional.cross_entropy(tuned(**batch).logits[0], labels).item())
+            logits = tuned(**model_inputs(tuned, batch)).logits[0]
+        losses.append(torch.nn.functional.cross_entropy(logits, batch["labels"][0]).item())
     assert sum(losses) / len(losses) == pytest.approx(summary.best_dev_loss, abs=1e-4)
 
 

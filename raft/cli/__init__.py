@@ -39,7 +39,7 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        sys.exit(app(words, standalone_mode=False) or 0)
+        sys.exit(app(words, prog_name="raft", standalone_mode=False) or 0)
     except TyperException as error:
         if debug:
             raise

@@ -1,0 +1,5 @@
+"""python -m raft."""
+
+from raft.cli import main
+
+main()

@@ -1,9 +1,10 @@
 """Artefacts: folders that are finished by their manifest.
 
 A folder is written under a temporary name, its files are flushed and hashed, ``manifest.json`` is written
-last, and one rename makes it visible. A folder without a manifest is unfinished: it can be resumed or
-deleted, never read. Opening verifies every file's hash: a FAISS file with zeroed pages, for one, often loads
-without a word.
+last, and one rename makes it visible. Only then is removed what a resumed run would need: journal, checkpoints
+and ``resume.json``, so that whatever stops the last step, the work can be resumed or it stands there whole. A
+folder without a manifest is unfinished: it can be resumed or deleted, never read. Opening verifies every file's
+hash: a FAISS file with zeroed pages, for one, often loads without a word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,11 +58,16 @@ class Manifest:
 
 @dataclass
 class Draft:
-    """An artefact being written. Fill ``folder``, ``inputs`` and ``facts``; leaving the block finishes it."""
+    """An artefact being written. Fill ``folder``, ``inputs`` and ``facts``; leaving the block finishes it.
+
+    ``scratch`` lists the files and folders in ``folder`` that only a resumed run needs: they are no part of the
+    artefact, and removed once it is published, never before.
+    """
 
     folder: Path
     inputs: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    scratch: list[Path] = field(default_factory=list)
 
 
 def digest(value: Any) -> str:
@@ -105,13 +111,15 @@ def writing(
     *,
     overwrite: bool = False,
     resume: bool | None = None,
+    may_change: Collection[str] = (),
 ) -> Iterator[Draft]:
     """Write the artefact ``out``. The block fills ``draft.folder``; when it ends without an exception the folder
     gets its manifest and its name.
 
     ``resume`` says what becomes of unfinished work of ``out``: None, this kind of work always starts anew, and
     is removed when it fails; False, it may be resumed, so it stays when it fails and is never wiped silently;
-    True, go on with it, provided that its recipe and inputs are the same.
+    True, go on with it, provided that its recipe and inputs are the same. Work that may be resumed is not wiped
+    by work that may not. ``may_change`` names the parts of the recipe that what is kept does not depend on.
 
     Raises ArtifactError when ``out`` is taken, or when partial work of other settings or inputs lies there;
     InputError when the disk is full or not writable.
@@ -119,40 +127,52 @@ def writing(
     check_free(out, overwrite)
     draft = Draft(partial_folder(out), dict(inputs))
     began = time.monotonic()
-    _prepare(
-        draft.folder,
-        {"kind": kind, "recipe": json.loads(json.dumps(recipe, default=str)), "inputs": dict(inputs)},
-        resume,
-    )
+    identity = {"kind": kind, "recipe": json.loads(json.dumps(recipe, default=str)), "inputs": dict(inputs)}
+    _prepare(draft.folder, identity, resume, may_change)
     try:
         yield draft
-        (draft.folder / RESUME).unlink()
         _finish(draft, kind, recipe, time.monotonic() - began)
         _publish(draft.folder, out)
+        _tidy(out, [path.relative_to(draft.folder) for path in draft.scratch])
     except BaseException as error:
         if resume is None:
             shutil.rmtree(draft.folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise InputError(
-                f"{out} cannot be written ({error.strerror})", "Free disk space or name another --out"
-            ) from error
+            way_on = "or name another --out" if resume is None else "and go on with --resume"
+            raise InputError(f"{out} cannot be written ({error.strerror})", f"Free disk space {way_on}") from error
         raise
 
 
-def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None) -> None:
+def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None, may_change: Collection[str]) -> None:
     marker = folder / RESUME
-    if resume and marker.exists():
-        _same_work(json.loads(marker.read_text(encoding="utf-8")), identity, folder)
-        return
-    if resume is False and marker.exists():
-        raise ArtifactError(f"unfinished work lies in {folder}", "Go on with --resume, or delete that folder")
+    if marker.exists():
+        was = json.loads(marker.read_text(encoding="utf-8"))
+        resumable = was.pop("resumable", True)
+        if resume:
+            _same_work(_fixed(was, may_change), _fixed(identity, may_change), folder)
+            for name in (MANIFEST, MANIFEST + ".tmp"):  # of a run that was stopped in its last step
+                (folder / name).unlink(missing_ok=True)
+            return
+        if resumable:
+            raise ArtifactError(f"unfinished work lies in {folder}", _WAYS_ON[resume])
     if folder.exists():
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True)
-        write_json(marker, identity)
+        write_json(marker, identity | {"resumable": resume is not None})
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror})", "Name another --out") from None
+
+
+_WAYS_ON: Mapping[bool | None, str] = {
+    False: "Go on with --resume, or delete that folder",
+    None: "Go on with --resume and the recipe that began it, name another --out, or delete that folder",
+}
+
+
+def _fixed(identity: Mapping[str, Any], may_change: Collection[str]) -> dict[str, Any]:
+    """What must be the same for work to be resumed."""
+    return {**identity, "recipe": {k: v for k, v in identity["recipe"].items() if k not in may_change}}
 
 
 def _same_work(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
@@ -172,7 +192,8 @@ def _differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any
 
 def _finish(draft: Draft, kind: str, recipe: Mapping[str, Any], seconds: float) -> None:
     files = {}
-    for path in sorted(p for p in draft.folder.rglob("*") if p.is_file()):
+    left_out = {draft.folder / RESUME, *draft.scratch}
+    for path in sorted(p for p in draft.folder.rglob("*") if p.is_file() and left_out.isdisjoint((p, *p.parents))):
         with path.open("rb+") as stream:
             os.fsync(stream.fileno())
         files[path.relative_to(draft.folder).as_posix()] = hash_file(path)
@@ -200,6 +221,16 @@ def _publish(folder: Path, out: Path) -> None:
     folder.rename(out)
     _sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(folder: Path, scratch: Sequence[Path]) -> None:
+    """Remove what only a resumed run needs. The artefact is published: what cannot be removed does no harm."""
+    for path in (*(folder / name for name in scratch), folder / RESUME):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -117,6 +117,15 @@ class QualityRecipe(Recipe):
         0.5, description="share of the answer's content words that the quotes must hold"
     )
 
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> QualityRecipe:
+        if self.min_question_words > self.max_question_words:
+            raise ValueError(
+                f"min_question_words is {self.min_question_words}; expected at most max_question_words, "
+                f"{self.max_question_words}"
+            )
+        return self
+
 
 class SplitRecipe(Recipe):
     """Shares of documents for rows that carry no split of their own; the rest, up to 1, is train."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,11 +138,16 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, padding on the left, with a chat template. Raises ModelError when it has none."""
+    """The tokenizer, padding on the left, with a chat template. Raises ModelError when either is missing."""
     quiet_libraries()
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"{folder} holds no tokenizer that can be loaded ({_first_line(error)})", "Add its tokenizer.json"
+        ) from error
     if not tokenizer.chat_template:
         raise ModelError(f"{folder} has no chat template", "Use an instruction-tuned model")
     if tokenizer.pad_token_id is None:
@@ -213,12 +219,47 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of the messages in the model's chat template, up to where the assistant speaks.
 
     Special tokens that stand in a message's text (``<|im_end|>`` in a document, say) are broken up first, so that
-    no document can end its turn.
+    no document can end its turn. A template that takes no system role gets that text in front of what the user says
+    first. Raises ModelError when a template refuses that too.
     """
-    special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+    from jinja2 import TemplateError
+
+    special = _special_tokens(tokenizer)
     rows = [{"role": message.role, "content": _without(message.content, special)} for message in messages]
-    text = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
+    try:
+        text = _fill_template(tokenizer, rows)
+    except TemplateError as refusal:
+        try:
+            text = _fill_template(tokenizer, _system_to_user(rows))
+        except TemplateError:
+            raise ModelError(
+                f"the chat template of {tokenizer.name_or_path} refuses the messages ({_first_line(refusal)})",
+                "Use a model whose template takes a system or a user message",
+            ) from refusal
     return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _fill_template(tokenizer: Any, rows: Sequence[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
+
+
+def _system_to_user(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with the text of the system in front of the user's first."""
+    system = [row["content"] for row in rows if row["role"] == "system"]
+    others = [dict(row) for row in rows if row["role"] != "system"]
+    for row in others:
+        if row["role"] == "user":
+            row["content"] = "\n\n".join([*system, row["content"]])
+            break
+    return others
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """What the tokenizer reads as one token that no text should hold, longest first: those with a role, those that
+    tokenizer.json marks as special, and those that look it (a conversion may have lost the mark)."""
+    added = tokenizer.added_tokens_decoder.values()
+    marked = {token.content for token in added if token.special or re.fullmatch(r"<\|.*\|>", token.content)}
+    return sorted(marked.union(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
 
 
 def _without(text: str, special: Sequence[str]) -> str:
@@ -231,6 +272,6 @@ def _without(text: str, special: Sequence[str]) -> str:
 def target_ids(tokenizer: Any, target: str) -> list[int]:
     """Token ids of what the assistant says, its end-of-turn token last."""
     return [
-        *tokenizer(_without(target, tokenizer.all_special_tokens), add_special_tokens=False).input_ids,
+        *tokenizer(_without(target, _special_tokens(tokenizer)), add_special_tokens=False).input_ids,
         tokenizer.eos_token_id,
     ]

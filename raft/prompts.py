@@ -115,13 +115,14 @@ def _user_turn(question: str, chunks: Sequence[Chunk] | None) -> str:
 
 
 def render_target(answer: str, reasoning: str = "", quotes: Sequence[Quote] = ()) -> str:
-    """The text the student learns to write; ``parse_answer`` is its inverse."""
+    """The text the student learns to write; ``parse_answer`` is its inverse, up to the layout of answer and quotes:
+    an answer of several lines becomes one, because the final answer ends with its line."""
     quoted = []
     for quote in quotes:
         where = f"Document [{quote.document}]" if quote.document is not None else "The document"
         quoted.append(f"{where} says {QUOTE_BEGIN}{neutralize(' '.join(quote.text.split()))}{QUOTE_END}")
     thought = " ".join([*quoted, neutralize(reasoning.strip())]).strip()
-    return f"{thought}\n{ANSWER_MARK} {neutralize(answer.strip())}".strip()
+    return f"{thought}\n{ANSWER_MARK} {neutralize(' '.join(answer.split()))}".strip()
 
 
 def render_refusal() -> str:

@@ -8,11 +8,11 @@ answer    = prompts.parse_answer(reply.text)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raft.corpus.spans import find_span
-from raft.llm.chat import ChatModel, ChatReply, ChatRequest
+from raft.llm.chat import ChatRequest
 from raft.prompts import Shot, build_messages, is_refusal, parse_answer
 from raft.records import Answer, Chunk
 
@@ -51,19 +51,6 @@ def to_request(ask: Ask, max_new_tokens: int, temperature: float = 0.0, seed: in
     """The request that puts ``ask`` to a model."""
     messages = build_messages(ask.question, ask.chunks, ask.shots, ask.short)
     return ChatRequest(ask.key, tuple(messages), max_new_tokens, temperature, seed)
-
-
-def answer_all(model: ChatModel, asks: Iterable[Ask], max_new_tokens: int) -> Iterator[tuple[ChatReply, Answer | None]]:
-    """Each reply with its parsed answer, as they finish; the answer is None where the reply is an error."""
-    shorts: dict[str, bool] = {}
-
-    def requests() -> Iterator[ChatRequest]:
-        for ask in asks:
-            shorts[ask.key] = ask.short
-            yield to_request(ask, max_new_tokens)
-
-    for reply in model.complete(requests()):
-        yield reply, None if reply.error is not None else read_answer(reply.text, shorts.pop(reply.key))
 
 
 def read_answer(text: str, short: bool = False) -> Answer:

@@ -51,5 +51,8 @@ def write_dataset(folder: Path, examples: list[RaftExample] | None = None, dev: 
         if dev:
             write_rows(draft.folder / "dev.jsonl", (to_row(e) for e in train if e.draw == 0))
         write_rows(draft.folder / "chunks.jsonl", map(to_row, colour_chunks()))
+        asked = {e.question_id: e.question for e in train}
+        rows = [{"question": question, "document_ids": ["doors"], "split": "train"} for question in asked.values()]
+        write_rows(draft.folder / "questions.jsonl", rows)
         draft.facts["index_fingerprint"] = "none"
     return folder

@@ -12,16 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from raft import artifacts
 from raft.artifacts import (
     MANIFEST,
+    RESUME,
     Journal,
     open_artifact,
+    partial_folder,
     read_manifest,
     read_rows,
     write_rows,
     writing,
 )
+from raft.config import EvaluateRecipe, TrainRecipe
 from raft.errors import ArtifactError, InputError
+from raft.evaluation import compare
+from raft.training import run
+from raft.training.trainer import last_checkpoint
+from tests.factories import write_dataset
 
 
 def make(out: Path, text: str = "one", **options) -> None:
@@ -111,6 +119,137 @@ def test_resuming_needs_the_same_settings_and_inputs(tmp_path: Path) -> None:
     with writing(tmp_path / "a", "dataset", {"x": {"y": 1}}, {}, resume=True) as draft:
         assert (draft.folder / "rows").read_text() == "kept"
     assert open_artifact(tmp_path / "a", "dataset").kind == "dataset"
+
+
+def test_what_a_resumed_run_needs_goes_only_when_the_artefact_stands(tmp_path: Path) -> None:
+    with writing(tmp_path / "a", "dataset", {}, {}, resume=False) as draft:
+        keep_scratch(draft)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [MANIFEST, "rows"]
+    assert list(open_artifact(tmp_path / "a", "dataset").files) == ["rows"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def keep_scratch(draft: artifacts.Draft) -> None:
+    (draft.folder / "checkpoints" / "deep").mkdir(parents=True, exist_ok=True)
+    (draft.folder / "checkpoints" / "deep" / "state").write_text("weeks")
+    (draft.folder / "journal").write_text("paid")
+    (draft.folder / "rows").write_text("rows")
+    draft.scratch += [draft.folder / "journal", draft.folder / "checkpoints"]
+
+
+@pytest.mark.parametrize("step", ["hash_file", "write_json", "_publish", "Path.replace"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_last_step_that_fails_loses_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    out = tmp_path / "a"
+    owner, name = (Path, "replace") if step == "Path.replace" else (artifacts, step)
+    with (
+        pytest.raises((KeyboardInterrupt, InputError)) as caught,
+        monkeypatch.context() as patched,
+        writing(out, "dataset", {}, {}, resume=False) as draft,
+    ):
+        keep_scratch(draft)
+        patched.setattr(owner, name, fail)
+    if isinstance(error, OSError):
+        assert "--resume" in str(caught.value)
+    with pytest.raises(ArtifactError, match="unfinished work"), writing(out, "dataset", {}, {}, resume=False):
+        pass
+    with writing(out, "dataset", {}, {}, resume=True) as draft:
+        assert (draft.folder / "journal").read_text() == "paid"
+        assert (draft.folder / "checkpoints" / "deep" / "state").read_text() == "weeks"
+        keep_scratch(draft)
+    assert list(open_artifact(out, "dataset").files) == ["rows"]
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "rows"]
+
+
+def test_a_stop_after_publishing_leaves_a_whole_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts, "_tidy", fail)
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", "dataset", {}, {}, resume=False) as draft:
+        keep_scratch(draft)
+    assert list(open_artifact(tmp_path / "a", "dataset").files) == ["rows"]
+    assert not partial_folder(tmp_path / "a").exists()
+
+
+def test_a_training_whose_last_step_fails_goes_on_from_its_last_checkpoint(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    settings = {"precision": "float32", "optim": {"max_steps": 2}, "watch": {"every_steps": 1}}
+    recipe = TrainRecipe.model_validate({"model": str(tiny_folder)} | settings)
+    dataset, out, steps = write_dataset(tmp_path / "doors"), tmp_path / "tuned", []
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=r"No space left.*--resume"):
+        patched.setattr(artifacts, "_finish", fail)
+        run.train(recipe, dataset, out)
+    assert last_checkpoint(partial_folder(out) / "checkpoints") is not None
+    weights = (partial_folder(out) / "adapter" / "adapter_model.safetensors").read_bytes()
+    summary = run.train(recipe, dataset, out, resume=True, on_step=lambda at, of, row: steps.append(row))
+    assert (summary.steps, [row for row in steps if "loss" in row]) == (2, [])
+    assert (out / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+    assert not any("checkpoint" in name for name in open_artifact(out, "adapter").files)
+    assert not (out / "checkpoints").exists()
+
+
+def test_an_evaluation_may_be_resumed_at_another_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = compare.Plan((), (), {}, (), {"questions": "abc"}, ())
+    monkeypatch.setattr(compare, "plan_comparison", lambda *_, **__: plan)
+    monkeypatch.setattr(compare, "collect_replies", interrupted)
+    speed = {"concurrency": 1, "timeout_seconds": 900.0, "max_retries": 9, "batch_tokens": 512}
+    with pytest.raises(KeyboardInterrupt):
+        compare.evaluate(EvaluateRecipe(), tmp_path / "report")
+    with pytest.raises(KeyboardInterrupt):  # not refused: it came as far as asking again
+        compare.evaluate(EvaluateRecipe.model_validate({"model": speed}), tmp_path / "report", resume=True)
+    warmer = EvaluateRecipe.model_validate({"model": {"temperature": 0.5}})
+    with pytest.raises(ArtifactError, match=r"recipe\.model\.temperature: was 0\.0, now 0\.5"):
+        compare.evaluate(warmer, tmp_path / "report", resume=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_work_that_starts_anew_never_wipes_work_that_can_be_resumed(tmp_path: Path, overwrite: bool) -> None:
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", "dataset", {}, {}, resume=False) as draft:
+        (draft.folder / "journal").write_text("paid")
+        raise KeyboardInterrupt
+    with pytest.raises(ArtifactError, match=r"--resume and the recipe that began it, name another --out, or delete"):
+        make(tmp_path / "a", overwrite=overwrite)
+    assert (partial_folder(tmp_path / "a") / "journal").read_text() == "paid"
+
+
+@pytest.mark.parametrize("resume", [None, False])
+def test_what_cannot_be_resumed_gives_way(tmp_path: Path, resume: bool | None) -> None:
+    killed = partial_folder(tmp_path / "a")  # as kill -9 leaves it
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", "index", {}, {}) as draft:
+        marker = (draft.folder / RESUME).read_text()
+        raise RuntimeError
+    killed.mkdir()
+    (killed / RESUME).write_text(marker)
+    (killed / "half").write_text("half")
+    make(tmp_path / "a", resume=resume)
+    assert list(open_artifact(tmp_path / "a", "index").files) == ["deep/data.txt"]
+
+
+def test_the_parts_of_a_recipe_that_may_change_are_those_of_the_last_run(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", "dataset", {"x": 1, "y": 1}, {}, resume=False):
+        raise KeyboardInterrupt
+    changed = {"x": 2, "y": 2}
+    with (
+        pytest.raises(ArtifactError, match=r": recipe.x: was 1, now 2\. "),
+        writing(tmp_path / "a", "dataset", changed, {}, resume=True, may_change=("y",)),
+    ):
+        pass
+    with writing(tmp_path / "a", "dataset", changed, {}, resume=True, may_change=("x", "y")):
+        pass
+    assert read_manifest(tmp_path / "a", "dataset").recipe == changed
 
 
 @pytest.mark.parametrize(

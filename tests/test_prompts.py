@@ -27,11 +27,15 @@ words = plain.filter(lambda t: not any(mark in t for mark in (QUOTE_BEGIN, QUOTE
 @given(answer=words, reasoning=words, quotes=st.lists(st.tuples(words, st.integers(1, 20)), max_size=3))
 def test_parsing_is_the_inverse_of_rendering(answer: str, reasoning: str, quotes: list[tuple[str, int]]) -> None:
     parsed = parse_answer(render_target(answer, reasoning, [Quote(text, n) for text, n in quotes]))
-    assert parsed.final == answer
+    assert parsed.final == " ".join(answer.split())
     one_line = tuple(Quote(" ".join(text.split()), n) for text, n in quotes)
     assert parsed.quotes == one_line  # layout of the document is not part of a quote
     assert parsed.well_formed
     assert reasoning in parsed.reasoning
+
+
+def test_an_answer_of_several_lines_is_read_whole() -> None:
+    assert parse_answer(render_target("1. wash hands\n2. put on a gown")).final == "1. wash hands 2. put on a gown"
 
 
 @given(st.text(max_size=300))

@@ -8,6 +8,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from raft.cli.options import printable
 from raft.errors import INTERRUPTED, RaftError, UsageError
 
 app = typer.Typer(
@@ -48,8 +49,11 @@ def main() -> None:
     except RaftError as error:
         if debug:
             raise
-        print(f"raft: {error}", file=sys.stderr)
+        print(f"raft: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("raft: interrupted; what was finished stays, and --resume goes on", file=sys.stderr)
+        print(
+            "raft: interrupted; nothing half-done looks whole; generate, train and evaluate go on with --resume",
+            file=sys.stderr,
+        )
         sys.exit(INTERRUPTED)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raft.cli.options import ToJson
+from raft.cli.options import ToJson, printable
 from raft.config import ServeRecipe, load_recipe, require
 from raft.errors import UsageError
 
@@ -36,7 +36,7 @@ def ask(
 
         typer.echo(raft_object(served).model_dump_json(indent=1))
         return
-    typer.echo("\n".join(_printable(line) for line in _lines(served)))
+    typer.echo("\n".join(printable(line) for line in _lines(served)))
 
 
 def open_engine(recipe: ServeRecipe) -> AnswerEngine:
@@ -93,8 +93,3 @@ def _distinct(served: Served) -> list[Citation]:
     """The citations in their order, each passage once."""
     by_place = {(c.hit.chunk.document_id, c.start, c.end): c for c in reversed(served.citations)}
     return list(reversed(by_place.values()))
-
-
-def _printable(line: str) -> str:
-    """The line without control characters: a document's escape sequences must not reach the terminal."""
-    return "".join(char if char.isprintable() else " " for char in line)

@@ -13,6 +13,7 @@ import typer
 
 import raft
 from raft.artifacts import MANIFEST, home
+from raft.cli.options import printable
 from raft.errors import InputError, UsageError
 
 CHECKOUT = Path(raft.__file__).resolve().parent.parent
@@ -91,13 +92,14 @@ def _side_by_side(report: Path) -> str:
     question = next(q for q in data["questions"] if q["id"] == best)
     pair = answered[best]
     return (
-        f"\nquestion   {question['question']}\nreference  {question['answer'] or '(not in the documents)'}"
+        f"\nquestion   {_indent(question['question'])}"
+        f"\nreference  {_indent(question['answer'] or '(not in the documents)')}"
         f"\n\nbase RAG   {_indent(pair['rag']['text'])}\n\nRAFT       {_indent(pair['raft']['text'])}"
     )
 
 
 def _indent(text: str) -> str:
-    return "\n           ".join(text.strip().splitlines()) or "(nothing)"
+    return "\n           ".join(printable(line) for line in text.strip().splitlines()) or "(nothing)"
 
 
 def _next_steps(folder: Path, seconds: float) -> str:

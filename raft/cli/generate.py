@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, progress_bar
+from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, printable, progress_bar
 from raft.config import GenerateRecipe, load_recipe, require
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _as_text(summary: DatasetSummary) -> str:
     lines += [f"  refused by {rule}: {count}" for rule, count in summary.refused_by_rule.items()]
     if summary.prompt_tokens:
         lines.append(f"teacher: {summary.prompt_tokens:,} prompt tokens, {summary.completion_tokens:,} written")
-    target = str(sample["target"]).replace("\n", "\n            ")
-    lines += [f"sample, over {len(sample['context'])} chunks:", f"  question: {sample['question']}"]
+    target = "\n            ".join(printable(line) for line in str(sample["target"]).split("\n"))
+    lines += [f"sample, over {len(sample['context'])} chunks:", f"  question: {printable(str(sample['question']))}"]
     lines += [f"  target:   {target}", f"next: raft train --data {summary.out}"]
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raft.cli.options import Overwrite, Settings, ToJson, printable
+
 if TYPE_CHECKING:
     from raft.retrieval.index import IndexSummary, OnProgress
 
@@ -20,30 +22,30 @@ _SHOWN = 10  # files left out that the summary names; outcomes.jsonl names all
 def index(
     source: Annotated[Path | None, typer.Argument(help="Folder or file of documents.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, e.g. configs/index/cpu.toml.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe; repeatable.")] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the new index [default: indexes/NAME].")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the index at --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    overwrite: Overwrite = False,
+    to_json: ToJson = False,
 ) -> None:
     """Read, chunk and encode documents into a searchable index."""
     from raft.config import IndexRecipe, load_recipe, require
     from raft.retrieval.index import build_index
 
-    settings = load_recipe(IndexRecipe, recipe, set_ or [], source=source, out=out)
-    documents: Path = require(settings.source, "source", "SOURCE")
+    chosen = load_recipe(IndexRecipe, recipe, settings or (), source=source, out=out)
+    documents: Path = require(chosen.source, "source", "SOURCE")
     with progress_bars() as on_progress:
         summary = build_index(
             documents,
-            settings.out or default_out(documents),
-            chunking=settings.chunking,
-            encoder=settings.encoder,
+            chosen.out or default_index(documents),
+            chunking=chosen.chunking,
+            encoder=chosen.encoder,
             overwrite=overwrite,
             on_progress=on_progress,
         )
-    print(json.dumps(_as_row(summary), ensure_ascii=False) if as_json else _as_text(summary))
+    print(json.dumps(_as_row(summary), ensure_ascii=False) if to_json else _as_text(summary))
 
 
-def default_out(source: Path) -> Path:
+def default_index(source: Path) -> Path:
     """``indexes/NAME``: the source folder's name; that of the folder above for a file or a ``documents`` folder."""
     folder = source.resolve()
     if folder.is_file() or folder.name == "documents":
@@ -53,7 +55,7 @@ def default_out(source: Path) -> Path:
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[OnProgress]:
-    """A bar a stage on stderr, with its rate and the time left."""
+    """A bar a stage on stderr, with its rate and the time left; where stderr is no terminal, its last state only."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -94,4 +96,4 @@ def _as_text(summary: IndexSummary) -> str:
     if len(summary.left_out) > _SHOWN:
         lines.append(f"  and {len(summary.left_out) - _SHOWN} more, all in {summary.path / 'outcomes.jsonl'}")
     lines.append(f'Next: raft search "your question" --index {summary.path}')
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)

@@ -1,4 +1,4 @@
-"""Options and progress bars that several verbs share."""
+"""Options, progress bars and clean lines that several verbs share."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ ToJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")
 def default_out(kind: str, name: str) -> Path:
     """Where an artefact goes when no --out is given: RAFT_HOME/KIND/NAME."""
     return home() / kind / name
+
+
+def printable(line: str) -> str:
+    """The line without control characters: a document's escape sequences must not reach the terminal."""
+    return "".join(char if char.isprintable() else " " for char in line)
 
 
 def progress_bar(unit: str) -> Progress:

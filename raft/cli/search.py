@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raft.cli.options import printable
 from raft.config import SearchMode
 
 if TYPE_CHECKING:
@@ -46,4 +47,5 @@ def _as_text(hit: Hit) -> str:
     snippet = " ".join(chunk.text.split())
     if len(snippet) > _SNIPPET_CHARS:
         snippet = snippet[:_SNIPPET_CHARS].rsplit(" ", 1)[0] + " ..."
-    return f"{hit.rank}. {hit.score:.4f} ({parts})  {where}{page}  [{chunk.document_id}]\n   {snippet}"
+    found = f"{hit.rank}. {hit.score:.4f} ({parts})  {where}{page}  [{chunk.document_id}]"
+    return f"{printable(found)}\n   {printable(snippet)}"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raft.artifacts import MANIFEST, open_artifact, read_rows
-from raft.cli.options import ToJson
+from raft.cli.options import ToJson, printable
 from raft.errors import ArtifactError
 
 
@@ -31,7 +31,7 @@ def show(
     for title, values in (("facts", manifest.facts), ("inputs", manifest.inputs), ("recipe", manifest.recipe)):
         typer.echo(f"\n{title}")
         for key, value in values.items():
-            typer.echo(f"  {key} = {json.dumps(value, ensure_ascii=False, default=str)}")
+            typer.echo(printable(f"  {key} = {json.dumps(value, ensure_ascii=False, default=str)}"))
     typer.echo(f"\nmade with {', '.join(f'{k} {v}' for k, v in manifest.packages.items())} on {manifest.machine}")
     if manifest.kind == "dataset":
         _show_samples(folder, samples)
@@ -47,5 +47,7 @@ def _kind(folder: Path) -> str:
 def _show_samples(folder: Path, count: int) -> None:
     rows = read_rows(folder / "train.jsonl") if (folder / "train.jsonl").exists() else iter(())
     for _, row in zip(range(count), rows, strict=False):
-        typer.echo(f"\nexample {row['id']} over {len(row['context'])} chunks, oracle present: {row['oracle_present']}")
-        typer.echo(f"  question: {row['question']}\n  target:   {row['target']}")
+        context = f"over {len(row['context'])} chunks, oracle present: {row['oracle_present']}"
+        typer.echo(f"\nexample {printable(str(row['id']))} {context}")
+        typer.echo(f"  question: {printable(str(row['question']))}")
+        typer.echo("  target:   " + "\n".join(printable(line) for line in str(row["target"]).split("\n")))

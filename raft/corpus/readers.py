@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import json
 import logging
 import os
@@ -70,7 +71,7 @@ def read_source(path: Path) -> Iterator[ReadOutcome]:
         raise InputError(f"no documents at {path}", "Give a folder or a file of documents")
     seen: dict[str, str] = {}
     for file in _list_files(path):
-        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        name = _printed_name(file.relative_to(path).as_posix() if path.is_dir() else file.name)
         for outcome in _read_file(file, name, path):
             document = outcome.document
             if document is not None and document.id in seen:
@@ -80,6 +81,11 @@ def read_source(path: Path) -> Iterator[ReadOutcome]:
             if document is not None:
                 seen[document.id] = outcome.source
             yield outcome
+
+
+def _printed_name(name: str) -> str:
+    """The name with bytes that are no UTF-8 written out (``r\\xe8gle.txt``): distinct names stay distinct."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if _SURROGATE.search(name) else name
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -97,7 +103,7 @@ def _list_files(path: Path) -> list[Path]:
 def _read_file(file: Path, name: str, root: Path) -> Iterator[ReadOutcome]:
     skipped = _why_skipped(file, root)
     if skipped:
-        yield ReadOutcome(name, "skipped", reason=skipped)
+        yield ReadOutcome(name, "skipped", reason=_encodable(skipped))
         return
     try:
         _check_size(file)
@@ -107,7 +113,7 @@ def _read_file(file: Path, name: str, root: Path) -> Iterator[ReadOutcome]:
         else:
             yield ReadOutcome(name, "indexed", _READERS[_suffix(name)](file, name))
     except InputError as error:
-        yield ReadOutcome(name, "refused", reason=str(error))
+        yield ReadOutcome(name, "refused", reason=_encodable(str(error)))  # it may quote the file's real name
 
 
 def _why_skipped(file: Path, root: Path) -> str:
@@ -145,7 +151,8 @@ def read_text(file: Path, name: str) -> Document:
 
 
 def read_html(file: Path, name: str) -> Document:
-    """An html page: what a reader sees of its body, without scripts, navigation, headers, footers, hidden parts."""
+    """An html page: what a reader sees of its body, without scripts, form controls, menus, the page's own header
+    and footer, and hidden parts."""
     from bs4 import BeautifulSoup
 
     data = _read_bytes(file)
@@ -222,7 +229,7 @@ def _file_document(name: str, text: str, title: str = "", metadata: Mapping[str,
     if not text.strip():
         raise InputError("holds no text")
     title = title if _is_sane_title(title) else _title_in(text) or Path(name).stem
-    return Document(id=name, text=text, title=_one_line(title), source=name, metadata=metadata or {})
+    return Document(id=name, text=text, title=_encodable(_one_line(title)), source=name, metadata=metadata or {})
 
 
 _PAGE_BREAK = "\n\n"
@@ -286,13 +293,24 @@ def _guess(data: bytes) -> str:
 
 # --- html and docx blocks --------------------------------------------------------------------------------------
 
+_CONTENT = "main, article, section, [role=main]"  # what lies inside belongs to the text
+# Controls, but not form: ASP.NET wraps the whole body in one. An article's own header holds its heading.
 _UNSEEN = (
-    "script, style, nav, header, footer, noscript, template, svg, iframe, form, button, head, [hidden], "
-    "[aria-hidden=true]"
+    "script, style, nav, noscript, template, svg, iframe, head, [hidden], [aria-hidden=true], "
+    "input, select, textarea, button, option, datalist, "
+    f":is(header, footer):not(:is({_CONTENT}) *)"
 )
+_LISTS = f":is(ul, ol):not(:is({_CONTENT}, p, td) *)"  # where a menu may stand
+_MENU_WORDS = frozenset({
+    "nav", "navbar", "navigation", "subnav", "topnav", "sidenav", "menu", "menubar", "submenu", "breadcrumb",
+    "breadcrumbs", "crumb", "crumbs", "related", "header", "footer", "sidebar", "banner", "masthead", "contentinfo",
+    "pager", "pagination", "social", "share", "skip", "skiplinks",
+})  # fmt: skip
+_HEADING_TAG = re.compile("^h[1-6]$")
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])", re.I)
 _BLOCKS = (
-    "address, article, aside, blockquote, dd, div, dl, dt, fieldset, figcaption, figure, main, ol, p, pre, section, ul"
+    "address, article, aside, blockquote, dd, div, dl, dt, fieldset, figcaption, figure, footer, form, header, main, "
+    "ol, p, pre, section, ul"
 )
 
 
@@ -313,8 +331,8 @@ def _html_text(soup: BeautifulSoup) -> str:
     for element in soup.select("[style]"):
         if not element.decomposed and _HIDING_STYLE.search(str(element.get("style", ""))):
             element.decompose()
-    for links in [found for found in soup.select("ul, ol") if _is_navigation(found)]:
-        links.decompose()
+    for menu in _menus(soup):
+        menu.decompose()
     for string in soup.find_all(string=True):
         if type(string) is NavigableString and not string.find_parent("pre"):  # its subclasses: comments, doctype
             string.replace_with(NavigableString(re.sub(r"\s+", " ", string)))
@@ -323,17 +341,40 @@ def _html_text(soup: BeautifulSoup) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-def _is_navigation(listing: Tag) -> bool:
-    """Whether a list outside the main content is nothing but links: a menu that its page did not mark as one."""
-    items = listing.find_all("li")
+def _menus(soup: BeautifulSoup) -> list[Tag]:
+    """Lists of nothing but links, outside the content, that stand before the page's first heading or are named as a
+    menu. Any other list of links may be what the page is there for ("Use these forms")."""
+    first = soup.find(_HEADING_TAG)
+    above = {id(found) for found in first.find_all_previous(["ul", "ol"])} if first else set()
+    above -= {id(parent) for parent in first.parents} if first else set()
+    title = soup.find("h1")
+    # What holds the title is the page (<body class="with-sidebar">), so its name says nothing about a list.
+    page = {id(parent) for parent in title.parents} if title else set()
+    return [
+        listing
+        for listing in soup.select(_LISTS)
+        if (id(listing) in above or _is_named_menu(listing, page)) and _is_all_links(listing)
+    ]
+
+
+def _is_all_links(listing: Tag) -> bool:
     linked = "".join(link.get_text() for link in listing.find_all("a"))
     bare = re.sub(r"\s", "", listing.get_text()) == re.sub(r"\s", "", linked)
-    return len(items) > 1 and bare and listing.find_parent(["main", "article", "p", "td"]) is None
+    return bare and len(listing.find_all("li")) > 1
+
+
+def _is_named_menu(listing: Tag, page: set[int]) -> bool:
+    """Whether the class, id or role of a list, or of what holds it below the page, has a menu's word in it."""
+    holders = [tag for tag in (listing, *listing.parents) if tag.name not in ("html", "body") and id(tag) not in page]
+    values = [tag.get_attribute_list(key) for tag in holders for key in ("class", "id", "role")]
+    names = " ".join(str(value) for found in values for value in found if value)
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", names)  # mainMenu, main-menu, MAIN_MENU
+    return not _MENU_WORDS.isdisjoint(word.lower() for word in words)
 
 
 def _mark_blocks(soup: BeautifulSoup) -> None:
     """Write the page's structure into its text: line breaks, headings, list items, table rows."""
-    for heading in soup.find_all(re.compile("^h[1-6]$")):
+    for heading in soup.find_all(_HEADING_TAG):
         heading.replace_with(f"\n\n{'#' * int(heading.name[1])} {_one_line(heading.get_text(' '))}\n\n")
     for row in soup.find_all("tr"):
         cells = [_one_line(cell.get_text(" ")) for cell in row.find_all(["td", "th"], recursive=False)]
@@ -407,16 +448,24 @@ def _jsonl_row(line: bytes, name: str, number: int) -> ReadOutcome:
 
 
 def read_csv(file: Path, name: str) -> Iterator[ReadOutcome]:
-    """One outcome a row; the first row names the columns. Raises InputError when no column is called ``text``."""
+    """One outcome a row; the first row names the columns, and a row with more fields is refused, because its text
+    may be among them. Raises InputError when no column is called ``text``."""
     text = _clean(_decode(_read_bytes(file))).removeprefix("\ufeff")
     csv.field_size_limit(MAX_FILE_BYTES)
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=_delimiter(text), strict=True)
+    delimiter = _delimiter(text)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = list(rows.fieldnames or [])
         if "text" not in columns:
             raise InputError(f"has no column 'text' (columns: {', '.join(columns) or 'none'})")
         for number, row in enumerate(rows, 2):
-            yield _row_outcome({key: value for key, value in row.items() if key is not None}, name, f"{name}#{number}")
+            surplus = len(row.pop(None, ()))  # type: ignore[call-overload]  # DictReader's key of what has no column
+            if surplus:
+                counts = f"row {number} has {len(columns) + surplus} fields for {len(columns)} columns"
+                reason = f"{counts}: quote the field that holds a {delimiter!r}"
+                yield ReadOutcome(f"{name}#{number}", "refused", reason=reason)
+            else:
+                yield _row_outcome(row, name, f"{name}#{number}")
     except csv.Error as error:
         raise InputError(f"damaged csv near line {rows.line_num} ({error})") from None
 
@@ -434,7 +483,12 @@ def _row_outcome(row: Mapping[str, Any], name: str, where: str) -> ReadOutcome:
         return ReadOutcome(where, "refused", reason=f"its text {found}" if "text" in row else "it has no text")
     if isinstance(identifier, (dict, list, bool, float)) or not isinstance(title, str):
         return ReadOutcome(where, "refused", reason="its id must be a string or an integer, its title a string")
-    metadata = {key: value for key, value in row.items() if key not in ("id", "title", "text", "source")}
+    # "page_starts" is what read_pdf counts; a row's own column of that name says nothing about its text.
+    metadata = {
+        "row_page_starts" if key == "page_starts" else key: value
+        for key, value in row.items()
+        if key not in ("id", "title", "text", "source")
+    }
     document = Document(
         id=_encodable(where if identifier in (None, "") else str(identifier)),
         text=_encodable(text),  # else unchanged: gold spans of question files are offsets into it

@@ -46,6 +46,7 @@ from raft.prompts import REFUSAL
 from raft.records import Chunk, QaItem, RaftExample, Split, to_row
 
 JOURNAL = "journal.jsonl"
+_MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
 _SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 _NEAR_PER_PLACE = 4  # retriever's hits looked at for each place of a context
 _QUERIES_AT_ONCE = 256
@@ -98,7 +99,7 @@ def generate_dataset(
 
     Raises UsageError without a teacher or existing questions; InputError for bad rows, or when no question is
     left for an example; ArtifactError when ``out`` is taken or its unfinished work differs; EndpointError when
-    the teacher fails (go on with ``resume``).
+    the teacher fails (go on with ``resume``; context, quality and split may then be others).
     """
     if teacher is None and recipe.from_qa is None:
         raise UsageError("there is neither a teacher nor a file of questions", "Give --teacher or --from-qa")
@@ -107,14 +108,16 @@ def generate_dataset(
     if recipe.from_qa is not None:
         inputs["from_qa"] = artifacts.hash_file(recipe.from_qa)
     going_on = resume if teacher is not None else None  # without a teacher there is nothing worth keeping
-    with artifacts.writing(out, "dataset", _identity(recipe), inputs, overwrite=overwrite, resume=going_on) as draft:
+    with artifacts.writing(
+        out, "dataset", _identity(recipe), inputs, overwrite=overwrite, resume=going_on, may_change=_MAY_CHANGE
+    ) as draft:
+        draft.scratch.append(draft.folder / JOURNAL)
         with contextlib.closing(artifacts.Journal(draft.folder / JOURNAL)) as journal:
             asked = None if teacher is None else _teacher(recipe, teacher, journal)
             gate, held_out = _collect(recipe, index, asked, progress)
         items = _settle(recipe, gate, held_out)
         examples = _draw(recipe, index, items, held_out, progress)
         _write(draft.folder, items, examples, gate, index.chunks)
-        (draft.folder / JOURNAL).unlink()
         summary = _summary(out, items, examples, gate, asked)
         facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
         draft.facts = {"index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name, **facts}
@@ -265,6 +268,8 @@ def _write(
     gate: Gate,
     chunks: Sequence[Chunk],
 ) -> None:
+    for split in _SPLITS:  # a run that was stopped in its last step may have had other splits
+        (folder / f"{split}.jsonl").unlink(missing_ok=True)
     for split, rows in examples.items():
         artifacts.write_rows(folder / f"{split}.jsonl", map(to_row, rows))
     named = {name for rows in examples.values() for row in rows for name in (*row.context, *row.oracle_ids)}

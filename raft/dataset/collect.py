@@ -194,13 +194,20 @@ def from_teacher(chunks: Sequence[Chunk], per_chunk: int, teacher: Teacher, rule
     replies = teacher.ask("answers", prompts, len(asked), progress)
     for key, question, chunk in asked:
         reply = replies[key]
-        if reply.error is not None:
-            gate.refuse(key, question, "", ["teacher_failed"], reply.error)
+        if faults := _unusable(reply):
+            gate.refuse(key, question, "", faults, reply.error or reply.text)
             continue
         item, answer = read_teacher_answer(key, question, reply.text, chunk)
         faults = [*reply_faults(answer, len(item.quotes)), *rules.of_answer(item, {chunk.id: chunk.text})]
         gate.judge(item, list(dict.fromkeys(faults)), reply.text)
     return gate
+
+
+def _unusable(reply: ChatReply) -> list[str]:
+    """Why a reply is not read at all: the call failed, or its text was cut at ``max_tokens``."""
+    if reply.error is not None:
+        return ["teacher_failed"]
+    return ["reply_cut"] if reply.truncated else []
 
 
 def _teacher_questions(
@@ -214,8 +221,7 @@ def _teacher_questions(
         reply = replies[chunk.id]
         questions = parse_questions(reply.text, per_chunk)
         if not questions:
-            reason = "no_question" if reply.error is None else "teacher_failed"
-            gate.refuse(chunk.id, "", "", [reason], reply.error or reply.text)
+            gate.refuse(chunk.id, "", "", _unusable(reply) or ["no_question"], reply.error or reply.text)
         for question in questions:
             key = f"teacher-{digest([chunk.id, question])[:16]}"
             faults = rules.of_question(question)
@@ -255,7 +261,7 @@ def explain(gate: Gate, index: SearchableIndex, teacher: Teacher, progress: Prog
         if item.id not in replies:
             continue
         reply = replies[item.id]
-        faults = ["teacher_failed"] if reply.error else reasoning_faults(reply.text, item, oracles[item.id])
+        faults = _unusable(reply) or reasoning_faults(reply.text, item, oracles[item.id])
         if faults:
             gate.refuse(item.id, item.question, item.answer, faults, reply.error or reply.text)
         else:

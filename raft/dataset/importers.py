@@ -6,6 +6,7 @@
 
 Evidence is read from ``evidence`` (verbatim text), or from ``gold_spans`` (character offsets into the document,
 with their words in ``clause`` where a set has them; else ``Evidence.text`` is empty and the offsets say it all).
+The documents of the evidence are gold documents, whether ``gold_doc_ids`` names them or not.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def _to_item(row: Mapping[str, Any], where: str) -> QaItem:
         raise InputError(f"{where}: split is {split!r}; expected train, dev or test", _REMEDY)
     unanswerable = kind == "unanswerable"
     answer = _text(row, "answer", where, default="" if unanswerable else None)
+    evidence = () if unanswerable else _evidence(row, where)
+    gold = [] if unanswerable else [*_texts(row, "gold_doc_ids", where), *(part.document_id for part in evidence)]
     aliases = [*_texts(row, "aliases", where), *_texts(row, "answers", where)]
     return QaItem(
         id=_text(row, "id", where),
@@ -63,8 +66,8 @@ def _to_item(row: Mapping[str, Any], where: str) -> QaItem:
         answer_type=_TYPES[kind],
         aliases=tuple(dict.fromkeys(alias for alias in aliases if alias != answer)),
         long_answer=_text(row, "long_answer", where, default=""),
-        gold_document_ids=() if unanswerable else tuple(_texts(row, "gold_doc_ids", where)),
-        evidence=() if unanswerable else _evidence(row, where),
+        gold_document_ids=tuple(dict.fromkeys(gold)),
+        evidence=evidence,
         split=cast(Split | None, split),
     )
 

@@ -145,7 +145,10 @@ def select_questions(items: Sequence[QaItem], split: Split | None, limit: int | 
     chosen = [item for item in items if split is None or item.split == split]
     if not chosen:
         found = ", ".join(f"{n} {name or 'without a split'}" for name, n in Counter(i.split for i in items).items())
-        raise InputError(f"no question of split {split!r} (found: {found or 'none'})", "Set split in the recipe")
+        raise InputError(
+            f"no question of split {split or 'all'!r} (found: {found or 'none'})",
+            "Give the rows a split, or take all that no training has seen: --set split=all",
+        )
     for item in chosen:
         if item.answer_type != "unanswerable" and not item.answer.strip():
             raise InputError(
@@ -237,17 +240,25 @@ def insert_oracle(
 
 
 def select_shots(items: Sequence[QaItem], asked: Sequence[QaItem], count: int, seed: int) -> list[QaItem]:
-    """``count`` answerable questions of the train split, drawn with the seed, to be shown as examples.
+    """``count`` answerable questions drawn with the seed, to be shown as examples: of the train split or without a
+    split, none of them asked, none resting on a document of an asked question.
 
-    Raises InputError when an asked question is of the train split, or when that split is too small.
+    Raises InputError when there are too few.
     """
-    if any(item.split == "train" for item in asked):
-        raise InputError("few-shot examples come from the train split, which is being evaluated", "Set split to test")
-    pool = [item for item in items if item.split == "train" and item.answer.strip()]
+    asked_ids = {item.id for item in asked}
+    asked_documents = {name for item in asked for name in item.gold_document_ids}
+    pool = [
+        item
+        for item in items
+        if item.split in ("train", None)
+        and item.answer.strip()
+        and item.id not in asked_ids
+        and not asked_documents & set(item.gold_document_ids)
+    ]
     if len(pool) < count:
         raise InputError(
-            f"the train split holds {len(pool)} questions with answers; {count} shots are asked for",
-            "Lower shots, or leave the few-shot systems out of systems",
+            f"{len(pool)} questions of the train split may serve as examples; {count} shots are asked for",
+            "Evaluate fewer questions (split, limit), lower shots, or leave the few-shot systems out of systems",
         )
     return random.Random(seed).sample(pool, count)
 

@@ -81,7 +81,8 @@ def evaluate(
     def to_request(ask: qa.Ask) -> ChatRequest:
         return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
 
-    settings = recipe.model_dump(mode="json", exclude={"out"})
+    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}  # may change between runs
+    settings = recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast})
     with artifacts.writing(out, "report", settings, plan.inputs, overwrite=overwrite, resume=resume) as draft:
         rows = collect_replies(draft.folder / JOURNAL, plan, open_model, to_request, on_reply)
         report = _report(out.name, recipe, plan, rows)
@@ -120,11 +121,11 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     systems, notes = choose_systems(recipe.systems, has_tuned)
     inputs = {"questions": artifacts.hash_file(questions_path)}
     if recipe.adapter is not None:
-        inputs["adapter"] = artifacts.read_manifest(recipe.adapter, "adapter").fingerprint
+        inputs["adapter"] = artifacts.open_artifact(recipe.adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))
     unseen = asking.leave_out_seen(items, recipe.split, _seen(recipe.adapter))
     if len(unseen) < len(items):
-        notes.append(f"{len(items) - len(unseen)} questions are left out: the adapter was tuned on them")
+        notes.append(f"{len(items) - len(unseen)} questions are left out: the adapter saw them or their documents")
     for note in notes:
         print(f"raft: {note}", file=sys.stderr)
     split = None if recipe.split == "all" else recipe.split
@@ -148,9 +149,8 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
 
 
 def _seen(adapter: Path | None) -> Mapping[str, Sequence[str]]:
-    """What the adapter's seen.json says; nothing without an adapter."""
-    file = adapter / "seen.json" if adapter is not None else None
-    return json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
+    """What the adapter's seen.json says (training/run.py writes it); nothing without an adapter."""
+    return {} if adapter is None else json.loads((adapter / "seen.json").read_text(encoding="utf-8"))
 
 
 def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:
@@ -188,13 +188,17 @@ def collect_replies(
     to_request: Callable[[qa.Ask], ChatRequest],
     on_reply: OnReply,
 ) -> dict[tuple[str, str], Row]:
-    """The journal row of every (system, question id), asking only for those that ``path`` does not hold yet.
+    """The journal row of every (system, question id), asking only for those that ``path`` does not hold yet, and
+    again for those that failed.
 
     The base model (``open_model[False]``) is opened when one of its replies is missing, and let go before the tuned
-    one (``open_model[True]``) is opened.
+    one (``open_model[True]``) is opened. Raises ModelError when more than half of a system's replies failed: an
+    endpoint that is down says nothing about its model.
     """
     journal = artifacts.Journal(path)
-    rows: dict[tuple[str, str], Row] = {(row["system"], row["question_id"]): row for row in journal.rows}
+    rows: dict[tuple[str, str], Row] = {
+        (row["system"], row["question_id"]): row for row in journal.rows if row["error"] is None
+    }
     total = len(plan.systems) * len(plan.cases)
     try:
         for tuned in (False, True):
@@ -209,6 +213,13 @@ def collect_replies(
                 on_reply(len(rows), total, row["system"])
     finally:
         journal.close()
+    for system in plan.systems:
+        failed = [row for (name, _), row in rows.items() if name == system.name and row["error"] is not None]
+        if 2 * len(failed) > len(plan.cases):
+            raise ModelError(
+                f"{len(failed)} of {len(plan.cases)} replies of {system.name} failed ({failed[0]['error']})",
+                "Mend the cause, then go on with --resume",
+            )
     return rows
 
 

@@ -1,7 +1,6 @@
-"""The seam between raft and language models: one small protocol, four implementations.
+"""The seam between raft and language models: one small protocol, three implementations.
 
-``openai_compatible`` (any endpoint), ``local`` (transformers), and ``scripted`` (the shipped test double);
-``cache`` wraps any of them.
+``openai_compatible`` (any endpoint), ``local`` (transformers), and ``scripted`` (the shipped test double).
 """
 
 from __future__ import annotations
@@ -10,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from raft.errors import ModelError
 from raft.prompts import Message
+
+
+class PromptTooLong(ModelError):
+    """A prompt, with what is to be written, exceeds the model's window: trying again will not help. The message
+    names nothing but token counts, so that a server may show it to its clients."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "Give fewer or shorter documents (top_k)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,8 @@ class ChatRequest:
 class ChatReply:
     """A model's answer, or why there is none: ``error`` is set when this one request failed for good.
 
-    ``truncated`` is True when the text was cut at ``max_tokens``.
+    ``truncated`` is True when the text was cut at ``max_tokens``; ``too_long`` when ``error`` is that the prompt
+    exceeds the model's window.
     """
 
     key: str
@@ -37,6 +46,7 @@ class ChatReply:
     completion_tokens: int = 0
     truncated: bool = False
     error: str | None = None
+    too_long: bool = False
 
 
 class ChatModel(Protocol):
@@ -45,12 +55,16 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str: ...
 
+    def check(self, request: ChatRequest) -> None:
+        """Raises PromptTooLong when it is plain without running the model; may be called from any thread."""
+        ...
+
     def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
         """One reply a request, as they finish. One request that fails is a reply with ``error``; a model that
         cannot answer at all raises ModelError (EndpointError for endpoints)."""
         ...
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
-        """The reply in pieces, as they are made. Raises ModelError. A generator that counts tokens returns the
-        finished ChatReply (``reply = yield from model.stream(request)``)."""
+        """The reply in pieces, as they are made. Raises ModelError (PromptTooLong). A generator that counts tokens
+        returns the finished ChatReply (``reply = yield from model.stream(request)``)."""
         ...

@@ -50,16 +50,17 @@ class _RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         total = length + key_states.shape[-2]
         if self._room is None or self._room[0].shape[-2] < total:
-            self._make_room(len(key_states), key_states, length, total)
+            self._make_room(len(key_states), (key_states, value_states), length, total)
         assert self._room is not None
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, length:total] = new
         self.keys, self.values = (room[:, :, :total] for room in self._room)
         return self.keys, self.values
 
-    def _make_room(self, batch: int, like: torch.Tensor, length: int, total: int) -> None:
-        """Room for ``total`` tokens and some more; what stands there, for one row or for all, is kept."""
-        room = tuple(like.new_zeros(batch, like.shape[1], total + self._SPARE, like.shape[3]) for _ in range(2))
+    def _make_room(self, batch: int, like: tuple[torch.Tensor, torch.Tensor], length: int, total: int) -> None:
+        """Room for ``total`` tokens and some more; what stands there, for one row or for all, is kept. Keys and
+        values may differ in width (multi-head latent attention, DeepSeek-V2, arXiv 2405.04434)."""
+        room = [new.new_zeros(batch, new.shape[1], total + self._SPARE, new.shape[3]) for new in like]
         if length:
             assert self.keys is not None
             assert self.values is not None
@@ -88,7 +89,7 @@ class _RoomyLayer(DynamicLayer):
         assert other.values is not None
         if self._room is None:
             self.lazy_initialization(other.keys, other.values)
-            self._make_room(batch, other.keys, 0, total)
+            self._make_room(batch, (other.keys, other.values), 0, total)
             assert self._room is not None
             self.keys, self.values = (room[:, :, :total] for room in self._room)
         assert self._room is not None

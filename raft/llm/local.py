@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raft.artifacts import open_artifact
-from raft.errors import ArtifactError, ModelError
-from raft.llm.chat import ChatReply, ChatRequest
+from raft.errors import ArtifactError
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.models import (
     Precision,
     load_language_model,
@@ -34,6 +34,7 @@ class LocalModel:
         self.tokenizer = tokenizer
         self._batch_tokens = batch_tokens
         self._busy = threading.Lock()  # one model decodes one batch at a time
+        self._tokenizing = threading.Lock()  # a fast tokenizer must not be used by two threads at once
         ends = model.generation_config.eos_token_id
         self._end_ids = frozenset({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
 
@@ -61,10 +62,14 @@ class LocalModel:
             tuned = _merge_adapter(load_language_model(folder, precision, four_bit), adapter / "adapter", four_bit)
         return cls(f"{model}+{adapter.name}", tuned.eval(), load_tokenizer(folder), batch_tokens=batch_tokens)
 
+    def check(self, request: ChatRequest) -> None:
+        """Raises PromptTooLong when the prompt does not fit."""
+        self._fitting_prompt(request)
+
     def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
         stream = iter(requests)
         while window := list(itertools.islice(stream, _WINDOW)):
-            prompts = [(request, prompt_ids(self.tokenizer, request.messages)) for request in window]
+            prompts = [(request, self._prompt(request)) for request in window]
             for batch in make_batches(prompts, self._batch_tokens):
                 yield from self._complete_batch(batch)
 
@@ -75,7 +80,7 @@ class LocalModel:
         for request, prompt in batch:
             problem = self._too_long(request, prompt)
             if problem:
-                yield ChatReply(request.key, "", len(prompt), error=problem)
+                yield ChatReply(request.key, "", len(prompt), error=problem, too_long=True)
             else:
                 fitting.append((request, prompt))
         if not fitting:
@@ -96,13 +101,11 @@ class LocalModel:
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
         """The reply in pieces that are whole characters; the generator returns the finished reply.
 
-        Raises ModelError when the prompt does not fit.
+        Raises PromptTooLong when the prompt does not fit.
         """
         from raft.llm.decode import Row, decode
 
-        prompt = prompt_ids(self.tokenizer, request.messages)
-        if problem := self._too_long(request, prompt):
-            raise ModelError(problem, "Give fewer or shorter documents (top_k)")
+        prompt = self._fitting_prompt(request)
         row = Row(0, prompt, request.max_tokens, request.temperature, request.seed)
         tokens: list[int] = []
         said = ""
@@ -118,16 +121,28 @@ class LocalModel:
             yield text[len(said) :]
         return ChatReply(request.key, text, len(prompt), len(tokens), row.truncated)
 
+    def _prompt(self, request: ChatRequest) -> list[int]:
+        with self._tokenizing:
+            return prompt_ids(self.tokenizer, request.messages)
+
+    def _fitting_prompt(self, request: ChatRequest) -> list[int]:
+        prompt = self._prompt(request)
+        if problem := self._too_long(request, prompt):
+            raise PromptTooLong(problem)
+        return prompt
+
     def _too_long(self, request: ChatRequest, prompt: Sequence[int]) -> str | None:
-        limit = self.model.config.max_position_embeddings
-        if len(prompt) + request.max_tokens <= limit:
+        # models that also see images or hear sound keep the window in the config of their text part; some name none
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is None or len(prompt) + request.max_tokens <= limit:
             return None
         return (
             f"a prompt of {len(prompt)} tokens and {request.max_tokens} to write exceed the model's window of {limit}"
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
+        with self._tokenizing:
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
 
 
 def make_batches(

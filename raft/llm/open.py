@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raft.errors import UsageError
 from raft.llm.chat import ChatModel
 
 
@@ -20,8 +21,14 @@ def open_chat_model(
 ) -> ChatModel:
     """A model behind an OpenAI-compatible endpoint when ``base_url`` is given, else a local one.
 
-    Raises ModelError when it cannot be found or loaded, ArtifactError when the adapter does not fit.
+    Raises UsageError when an adapter is to be loaded onto an endpoint, ModelError when the model cannot be found or
+    loaded, ArtifactError when the adapter does not fit.
     """
+    if base_url is not None and adapter is not None:
+        raise UsageError(
+            f"adapter {adapter} cannot be loaded onto the endpoint {base_url}",
+            "Leave base_url out to run the model here, with the adapter, or leave the adapter out",
+        )
     if base_url is not None:
         from raft.llm.openai_compatible import OpenAICompatibleModel
 

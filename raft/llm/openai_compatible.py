@@ -12,16 +12,19 @@ import asyncio
 import itertools
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 from raft.errors import EndpointError, ModelError
-from raft.llm.chat import ChatReply, ChatRequest
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 
 _OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
 _TRIES = 3 + len(_OPTIONAL)  # a body that is no chat completion is asked for again
+_MALFORMED = "malformed: the answers were no chat completions"
+_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length")  # OpenAI, llama.cpp, vLLM
 
 
 class OpenAICompatibleModel:
@@ -45,6 +48,9 @@ class OpenAICompatibleModel:
         self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
         self._refused_parameters: set[str] = set()
+
+    def check(self, request: ChatRequest) -> None:
+        """Only the endpoint can count a prompt's tokens: how long it may be shows when it is asked."""
 
     def complete(self, requests: Iterable[ChatRequest]) -> Generator[ChatReply, None, None]:
         """One reply a request, as they finish; closing the generator cancels what is in flight.
@@ -73,25 +79,48 @@ class OpenAICompatibleModel:
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
         """The reply in pieces; the generator returns the finished ChatReply. Raises EndpointError when the endpoint
-        fails, ModelError when it refuses this request."""
+        fails, ModelError (PromptTooLong) when it refuses this request."""
         import openai
 
-        text, finish, usage = "", None, None
+        text, finish, usage, chosen = "", None, None, False
         try:
             with openai.OpenAI(**self._client_settings()) as client:
-                pieces = client.chat.completions.create(
-                    **self._call(request), stream=True, stream_options={"include_usage": True}
-                )
-                for piece in pieces:
-                    usage = piece.usage or usage
-                    for choice in piece.choices[:1]:
+                for piece in self._open_stream(client, request):
+                    usage = getattr(piece, "usage", None) or usage
+                    for choice in (getattr(piece, "choices", None) or [])[:1]:
+                        chosen = True
                         finish = choice.finish_reason or finish
                         text += choice.delta.content or ""
                         if choice.delta.content:
                             yield choice.delta.content
         except openai.APIError as error:
             raise self._endpoint_error(error) or ModelError(f"{self._base_url} refused: {error}") from None
+        except ValueError:  # an event is not JSON
+            chosen = False
+        if not chosen:
+            raise ModelError(f"{self._base_url} gave no answer ({_MALFORMED})")
         return _reply(request.key, text, finish, usage)
+
+    def _open_stream(self, client: Any, request: ChatRequest) -> Any:
+        """The endpoint's pieces; what it refuses by name is left out. Raises PromptTooLong, openai's errors."""
+        import openai
+
+        while True:
+            call = self._call(request)
+            try:
+                return client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
+            except openai.BadRequestError as error:
+                if _is_too_long(error):
+                    raise PromptTooLong(_too_long(request)) from None
+                if not self._leave_out(error, call):
+                    raise
+
+    def _leave_out(self, error: Any, call: dict[str, Any]) -> bool:
+        """Whether the endpoint refused a parameter of the call that can be left out; from now on it is."""
+        if error.param not in _OPTIONAL & call.keys():
+            return False
+        self._refused_parameters.add(str(error.param))
+        return True
 
     def _client_settings(self) -> dict[str, Any]:
         return {
@@ -133,9 +162,10 @@ class OpenAICompatibleModel:
             try:
                 completion = await client.chat.completions.create(**call)
             except openai.BadRequestError as error:
-                if error.param not in _OPTIONAL & call.keys():
+                if _is_too_long(error):
+                    return ChatReply(request.key, "", error=_too_long(request), too_long=True)
+                if not self._leave_out(error, call):
                     return ChatReply(request.key, "", error=f"refused: {error}")
-                self._refused_parameters.add(str(error.param))
             except openai.APIError as error:
                 failure = self._endpoint_error(error)
                 if failure is not None:
@@ -147,7 +177,7 @@ class OpenAICompatibleModel:
                 reply = _read_completion(request.key, completion)
                 if reply is not None:
                     return reply
-        return ChatReply(request.key, "", error="malformed: the answers were no chat completions")
+        return ChatReply(request.key, "", error=_MALFORMED)
 
     def _endpoint_error(self, error: Any) -> EndpointError | None:
         """The error that ends the run, when every other request would meet it too; None when it is this one's."""
@@ -169,6 +199,14 @@ class OpenAICompatibleModel:
             cause = error.__cause__ or error
             return EndpointError(f"{where} cannot be reached ({cause})", "Start it or check --base-url")
         return None
+
+
+def _is_too_long(error: Any) -> bool:
+    return any(_TOO_LONG.search(str(said)) for said in (error.code, error.type, error.message))
+
+
+def _too_long(request: ChatRequest) -> str:
+    return f"the prompt and {request.max_tokens} tokens to write exceed the window of the endpoint's model"
 
 
 def _take(finished: queue.SimpleQueue[Future[ChatReply]]) -> list[Future[ChatReply]]:

@@ -18,6 +18,9 @@ class ScriptedModel:
         self.requests: list[ChatRequest] = []
         self._script = script
 
+    def check(self, request: ChatRequest) -> None:
+        """A script takes a prompt of any length."""
+
     def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
         for request in requests:
             self.requests.append(request)

@@ -8,20 +8,23 @@ import ipaddress
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from raft.errors import RaftError, UsageError
+from raft.llm.chat import PromptTooLong
 from raft.prompts import ANSWER_MARK, QUOTE_BEGIN, QUOTE_END
+from raft.records import Hit
 from raft.serving import schema
 from raft.serving.engine import AnswerEngine, Gate, Overloaded, Served
 from raft.serving.schema import ChatCompletionChunk, ChatCompletionRequest, Delta, SearchRequest
@@ -29,6 +32,7 @@ from raft.serving.schema import ChatCompletionChunk, ChatCompletionRequest, Delt
 WEB = Path(__file__).parent / "web"
 API_KEY_ENV = "RAFT_API_KEY"
 RETRY_AFTER_SECONDS = 5
+MAX_BODY_BYTES = 1_000_000
 SECURE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -40,8 +44,10 @@ SECURE_HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
+_TOO_LARGE = f"the body of the request is larger than {MAX_BODY_BYTES} bytes"
 log = logging.getLogger("raft.serving")
 
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
@@ -78,6 +84,7 @@ def create_app(
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
     app.add_exception_handler(RaftError, _on_raft_error)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(BodyLimit)
     app.add_middleware(SecureHeaders)
     return app
 
@@ -115,7 +122,20 @@ def _authorize(request: Request) -> None:
         raise HTTPException(401, "no valid API key was given", {"WWW-Authenticate": "Bearer"})
 
 
-v1 = APIRouter(prefix="/v1", dependencies=[Depends(_authorize)])
+class GuardedRoute(APIRoute):
+    """A route that reads no body before the key is checked (a dependency would be asked after that)."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            _authorize(request)
+            return await handle(request)
+
+        return guarded
+
+
+v1 = APIRouter(prefix="/v1", route_class=GuardedRoute)
 pages = APIRouter()
 
 
@@ -127,7 +147,8 @@ async def chat_completions(body: ChatCompletionRequest, request: Request) -> Any
         return _error(404, f"the model {body.model!r} does not exist; this server has {service.model_name!r}",
                       param="model", code="model_not_found")  # fmt: skip
     if body.stream:
-        events = _events(service, body)
+        look_up = partial(service.engine.find, body.question, body.top_k, body.token_limit)
+        events = _events(service, body, await service.searches.run(look_up))
         await anext(events)  # admitted, or refused while the status can still say so
         return EventStream(events)
     job = partial(service.engine.answer, body.question, body.top_k, body.token_limit)
@@ -196,11 +217,11 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(service: Service, body: ChatCompletionRequest) -> AsyncGenerator[str, None]:
+async def _events(service: Service, body: ChatCompletionRequest, hits: list[Hit]) -> AsyncGenerator[str, None]:
     """First nothing, once the request is admitted (else Overloaded is raised); then the events of the stream."""
     head = {"id": _completion_id(), "object": "chat.completion.chunk", "created": int(time.time()),
             "model": service.model_name}  # fmt: skip
-    job = service.engine.stream(body.question, body.top_k, body.token_limit)
+    job = service.engine.stream(body.question, body.top_k, body.token_limit, hits)
     try:
         async with contextlib.aclosing(service.answers.stream(job)) as pieces:
             await anext(pieces)
@@ -262,12 +283,18 @@ def _on_raft_error(request: Request, error: Any) -> JSONResponse:
     if isinstance(error, Overloaded):
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return _error(429, str(error), kind="rate_limit_error", code="queue_full", headers=headers)
-    return JSONResponse(_error_body(error).model_dump(), 502)
+    return JSONResponse(_error_body(error).model_dump(), 400 if isinstance(error, PromptTooLong) else 502)
 
 
 def _error_body(error: RaftError) -> schema.ErrorResponse:
     """What the client is told of a failure behind the server: that it failed. Why goes to the log, because it may
-    name files or hosts."""
+    name files or hosts. A prompt that is too long is the client's to mend, and told in full."""
+    if isinstance(error, PromptTooLong):
+        return schema.ErrorResponse(
+            error=schema.ErrorDetail(
+                message=str(error), type="invalid_request_error", param="top_k", code="context_length_exceeded"
+            )
+        )
     log.error("request failed: %s", error)
     message = "the model could not answer; try again later"
     return schema.ErrorResponse(
@@ -277,6 +304,31 @@ def _error_body(error: RaftError) -> schema.ErrorResponse:
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
     return _error(500, "internal error", kind="server_error", headers=SECURE_HEADERS)
+
+
+class BodyLimit:
+    """ASGI middleware: a body above MAX_BODY_BYTES is refused with 413, by the length it declares or, when it
+    declares none, as soon as more has come."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        came = 0
+
+        async def receiving() -> MutableMapping[str, Any]:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > MAX_BODY_BYTES:
+                raise HTTPException(413, _TOO_LARGE)
+            return message
+
+        declared = dict(scope.get("headers", ())).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+            await _error(413, _TOO_LARGE)(scope, receive, send)
+        else:
+            await self._app(scope, receiving, send)
 
 
 class SecureHeaders:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from raft.config import SearchMode
 from raft.errors import ModelError
-from raft.llm.chat import ChatModel, ChatReply, ChatRequest
+from raft.llm.chat import ChatModel, ChatReply, ChatRequest, PromptTooLong
 from raft.prompts import parse_answer, quote_spans, render_refusal
 from raft.qa import Ask, check_quotes, to_request
 from raft.records import Answer, Hit
@@ -94,20 +94,31 @@ class AnswerEngine:
 
     def answer(self, question: str, k: int | None = None, max_tokens: int | None = None) -> Served:
         """The answer from the best ``k`` chunks; at most ``max_tokens`` are written, and never more than the
-        engine's own limit. Raises ModelError when the model gives none."""
+        engine's own limit. Raises ModelError when the model gives none, PromptTooLong when k is too many for it."""
         hits = self.search(question, k)
         if not hits:
             return _refuse()
         reply = next(iter(self._model.complete([self._request(question, hits, max_tokens)])))
+        if reply.too_long:
+            raise PromptTooLong(reply.error or "the prompt exceeds the model's window")
         if reply.error is not None:
             raise ModelError(f"the model gave no answer ({reply.error})")
         return _served(reply.text, hits, reply)
 
-    def stream(
-        self, question: str, k: int | None = None, max_tokens: int | None = None
-    ) -> Generator[str, None, Served]:
-        """As ``answer``, in pieces: yields the text as it is made and returns what was served."""
+    def find(self, question: str, k: int | None = None, max_tokens: int | None = None) -> list[Hit]:
+        """The hits for ``stream``, looked up beforehand from any thread. Raises PromptTooLong when it is plain that
+        the model cannot read so many."""
         hits = self.search(question, k)
+        if hits:
+            self._model.check(self._request(question, hits, max_tokens))
+        return hits
+
+    def stream(
+        self, question: str, k: int | None = None, max_tokens: int | None = None, hits: Sequence[Hit] | None = None
+    ) -> Generator[str, None, Served]:
+        """As ``answer``, in pieces: yields the text as it is made and returns what was served. ``hits`` are those of
+        ``find``, and searched for when None."""
+        hits = self.search(question, k) if hits is None else hits
         if not hits:
             served = _refuse()
             yield served.answer.text

@@ -18,7 +18,8 @@ NAME = "raft_packed"
 
 def use_packed_attention(model: Any) -> None:
     """Make the model attend part by part when its forward pass is given ``segments``. A model that cannot change
-    its attention, or whose own is not plain SDPA, goes on with the dense mask: slower, same result."""
+    its attention, or whose own is not plain SDPA, goes on with the dense mask: slower, and without the sliding
+    windows that some layers may have."""
     if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
         AttentionInterface.register(NAME, packed_attention)
         model.set_attn_implementation(NAME)

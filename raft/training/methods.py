@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from raft.errors import ModelError
+
 
 def apply_method(
     model: Any,
@@ -18,7 +20,7 @@ def apply_method(
     """The model made trainable: ``full`` moves every weight; ``lora`` and ``qlora`` (Hu et al. 2021, arXiv
     2106.09685; Dettmers et al. 2023, arXiv 2305.14314) freeze them and add low-rank matrices.
 
-    ``qlora`` expects a model loaded in 4 bits.
+    ``qlora`` expects a model loaded in 4 bits. Raises ModelError when the model has no such ``target_modules``.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
@@ -35,7 +37,21 @@ def apply_method(
         model.enable_input_require_grads()
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise _no_such_modules(model, target_modules, error) from None
+
+
+def _no_such_modules(model: Any, target_modules: str | tuple[str, ...], error: ValueError) -> ModelError:
+    from torch.nn import Linear
+
+    linear = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, Linear)})
+    said = " ".join(str(error).split())[:200]
+    return ModelError(
+        f"lora.target_modules {target_modules!r} cannot be tuned in this model ({said})",
+        f"Set it to all-linear or to some of its linear layers: {', '.join(linear)}",
+    )
 
 
 def count_parameters(model: Any) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +117,8 @@ def make_plan(recipe: TrainRecipe, dataset: Path, base: Path) -> Plan:
         examples += sum(map(len, tokenized))
         dropped += sum(not fits(example, recipe.max_tokens) for group in tokenized for example in group)
         packed_draws.append([list(pack_group(group, recipe.max_tokens, recipe.share_prefixes)) for group in tokenized])
+    if not examples:
+        raise InputError(f"{dataset} holds no train examples", "Check the splits of its questions: raft show DATASET")
     if examples == dropped:
         raise InputError(
             f"no train example of {dataset} fits max_tokens = {recipe.max_tokens} ({dropped} are longer)",
@@ -162,7 +163,7 @@ def _run(
     except RuntimeError as error:
         raise _explain(error, recipe) from error
     _save(model, base, recipe, draft.folder)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    draft.scratch.append(checkpoints)
     seconds = time.monotonic() - began
     summary = TrainSummary(
         out, trainer.state.global_step, trainer.state.best_metric, trainable, total, round(seconds, 1),

@@ -12,8 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from raft.artifacts import open_artifact, read_rows
-from raft.cli.generate import generate
+from raft.cli.generate import _as_text, generate
 from raft.config import ChunkingRecipe, EncoderRecipe
+from raft.dataset.build import DatasetSummary
 from raft.errors import ArtifactError, EndpointError, InputError, RecipeError, UsageError
 from raft.prompts import parse_answer, render_target
 from raft.records import Quote
@@ -78,6 +79,17 @@ def test_existing_questions_over_a_real_index(index, questions, tmp_path):
     assert all(len(set(row["context"])) == 3 for row in rows)
     quote = parse_answer(next(row for row in rows if row["oracle_present"])["target"]).quotes[0]
     assert re.fullmatch(r"The \w+ ward of the .* office\.", quote.text)
+
+
+def test_the_sample_shows_no_escape_sequences(tmp_path):
+    sample = {"question": "Which\x1b[2J?", "target": "First\x9b31m.\nSecond\x1b[0m.", "context": ["a"]}
+    summary = DatasetSummary(
+        out=tmp_path, questions={"train": 1}, examples={"train": 1}, groups=1, refused=0, refused_by_rule={},
+        reasoning={}, oracle_share=1.0, prompt_tokens=0, completion_tokens=0, sample=sample,
+    )  # fmt: skip
+    said = _as_text(summary)
+    assert "question: Which [2J?\n  target:   First 31m.\n            Second [0m." in said
+    assert all(char.isprintable() or char == "\n" for char in said)
 
 
 def test_json_the_default_folder_and_overwriting(index, questions, tmp_path, monkeypatch):

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from raft.cli.index import default_out, index
+from raft.cli.index import default_index, index
+from raft.cli.options import Overwrite, Settings, ToJson
 from raft.cli.search import search
 from raft.config import IndexRecipe, load_recipe
 from raft.errors import ArtifactError, RecipeError, UsageError
@@ -73,6 +75,19 @@ def test_index_prints_json(built: tuple[Path, Result], tmp_path: Path) -> None:
     assert (row["documents"], row["chunks"], row["left_out"][0]["source"]) == (1, 1, "bad.pdf")
 
 
+def test_escape_sequences_of_documents_stay_out_of_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "bad\x1b[2J\x9b.mp4").write_bytes(b"x")
+    row = {"id": "a\x1b[31m", "title": "Rent\x1b]0;title\x07", "text": "Rent is\x1b[2J 900\x9b marks."}
+    (tmp_path / "docs" / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    said = run("index", tmp_path / "docs", "--out", tmp_path / "i").stdout
+    assert "skipped bad [2J .mp4: " in said
+    found = run("search", "rent", "--index", tmp_path / "i", "--mode", "bm25").stdout
+    assert "[a [31m]" in found
+    assert "Rent is [2J 900  marks." in found
+    assert all(char.isprintable() or char == "\n" for char in said + found)
+
+
 def test_mistakes_are_named(built: tuple[Path, Result], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="source is not set"):
         run("index")
@@ -87,11 +102,16 @@ def test_mistakes_are_named(built: tuple[Path, Result], tmp_path: Path) -> None:
     assert run("search", "x", "--index", built[0], "--mode", "magic").exit_code == 2
 
 
+def test_index_shares_the_options_of_the_other_verbs() -> None:
+    hints = get_type_hints(index, include_extras=True)
+    assert (hints["settings"], hints["overwrite"], hints["to_json"]) == (Settings, Overwrite, ToJson)
+
+
 def test_default_out_is_named_after_the_source(tmp_path: Path) -> None:
     (tmp_path / "legal" / "documents").mkdir(parents=True)
     (tmp_path / "legal" / "corpus.jsonl.gz").write_bytes(b"")
     for source in ("legal", "legal/documents", "legal/corpus.jsonl.gz"):
-        assert default_out(tmp_path / source) == Path("indexes/legal")
+        assert default_index(tmp_path / source) == Path("indexes/legal")
 
 
 def test_shipped_recipes_are_valid() -> None:

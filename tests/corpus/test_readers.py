@@ -18,7 +18,9 @@ from pypdf import PdfWriter
 from reportlab.pdfgen.canvas import Canvas
 
 from raft.corpus import readers
+from raft.corpus.chunking import split_documents
 from raft.corpus.readers import ReadOutcome, read_source
+from raft.corpus.store import write_documents
 from raft.errors import InputError
 from raft.records import Document
 
@@ -97,13 +99,64 @@ def test_html_shows_what_a_reader_sees(tmp_path: Path) -> None:
 
 
 def test_html_menus_that_are_not_marked_as_such_are_left_out(tmp_path: Path) -> None:
-    page = """<body><p>Wards open.</p><ul><li><a href=/a>A to Z</a></li><li><a href=/c>Contact</a></li></ul>
+    page = """<body><p>Wards open.</p>
+      <ul class="related"><li><a href=/a>A to Z</a></li><li><a href=/c>Contact</a></li></ul>
       <ul><li>See <a href=/v>Visiting</a></li><li><a href=/p>Parking</a></li></ul>
       <article><ol><li><a href=#1>Section 1</a></li><li><a href=#2>Section 2</a></li></ol></article></body>"""
     (tmp_path / "x.html").write_text(page, encoding="utf-8")
     text = read_one(tmp_path / "x.html").text
     assert "A to Z" not in text
     assert all(kept in text for kept in ("Wards open.", "- See Visiting", "- Parking", "- Section 2"))
+
+
+LINKS = "<{tag} {named}><li><a href=/a>Form A</a></li><li><a href=/b>Form B</a></li></{tag}>"
+
+
+@pytest.mark.parametrize(
+    ("page", "kept"),
+    [
+        ('<h1>Forms</h1><div role="main"><p>Use these:</p>{links}</div>', True),
+        ('<div role="main"><p>Use these:</p>{links}</div><h1>Forms</h1>', True),
+        ("<h1>Forms</h1><section>{links}</section>", True),
+        ("<h1>Forms</h1><div><p>Use these:</p>{links}</div>", True),
+        ("<p>Use these:</p>{links}", True),
+        ('<body class="with-sidebar"><div id="header-page"><h1>Forms</h1>{links}</div></body>', True),
+        ("<h1>Forms</h1><div class=canvas>{links}</div>", True),
+        ("{links}<h1>Forms</h1><p>Use these.</p>", False),
+        ("<h1>Forms</h1><div id=mainMenu><div>{links}</div></div>", False),
+        ("<h1>Forms</h1><div role=navigation>{links}</div>", False),
+        ('<h1>Forms</h1><div class="page BREADCRUMBS">{links}</div>', False),
+        ('<body class="with-sidebar"><h1>Forms</h1><div class="site_footer">{links}</div></body>', False),
+    ],
+)
+@pytest.mark.parametrize("tag", ["ul", "ol"])
+def test_html_lists_of_links_are_menus_by_their_place_or_name(tmp_path: Path, page: str, kept: bool, tag: str) -> None:
+    (tmp_path / "x.html").write_text(page.format(links=LINKS.format(tag=tag, named="")), encoding="utf-8")
+    assert ("- Form A" in read_one(tmp_path / "x.html").text) == kept
+
+
+def test_html_headings_that_are_links_are_no_menu(tmp_path: Path) -> None:
+    page = "<ul><li><h2><a href=/a>Leave</a></h2></li><li><h2><a href=/b>Pay</a></h2></li></ul>"
+    (tmp_path / "x.html").write_text(page, encoding="utf-8")
+    assert "## Leave" in read_one(tmp_path / "x.html").text
+
+
+def test_html_form_around_the_body_loses_its_controls_only(tmp_path: Path) -> None:
+    page = """<body><form id="aspnetForm"><input value="one"><h1>Leave</h1><p>Staff have 27 days.</p>
+      <label>Grade</label><select><option>two</option></select><textarea>three</textarea><button>four</button>
+      <datalist><option>five</option></datalist><header>six</header></form>After the form.</body>"""
+    (tmp_path / "x.html").write_text(page, encoding="utf-8")
+    text = read_one(tmp_path / "x.html").text
+    assert text == "# Leave\n\nStaff have 27 days.\n\nGrade\n\nAfter the form."
+
+
+@pytest.mark.parametrize("around", ["<article>{}</article>", "<section>{}</section>", "<div role=main>{}</div>"])
+def test_html_headers_and_footers_of_the_content_stay(tmp_path: Path, around: str) -> None:
+    inner = "<header><h1>Leave</h1>By the Board</header>27 days.<footer>In force since 2020.</footer>"
+    page = f"<header>Site</header>{around.format(inner)}<footer>Imprint</footer>"
+    (tmp_path / "x.html").write_text(page, encoding="utf-8")
+    text = read_one(tmp_path / "x.html").text
+    assert text == "# Leave\n\nBy the Board\n\n27 days.\n\nIn force since 2020."
 
 
 def test_html_title_keeps_what_is_not_the_site(tmp_path: Path) -> None:
@@ -166,6 +219,51 @@ def test_csv_rows_are_documents(tmp_path: Path) -> None:
     assert first.document == Document("1", "first; text\nnext line", "One", "a.csv", {"year": "2020"})
     assert (empty.status, other.status) == ("refused", "refused")
     assert "name, body" in other.reason
+
+
+def test_a_csv_row_with_more_fields_than_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\nLeave, when unpaid, ends\n"Leave, when paid, stays"\n', encoding="utf-8")
+    cut, whole = read_source(tmp_path)
+    assert (cut.source, cut.status) == ("a.csv#2", "refused")
+    assert cut.reason == "row 2 has 3 fields for 1 columns: quote the field that holds a ','"
+    assert whole.document is not None
+    assert whole.document.text == "Leave, when paid, stays"
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_csv_rows_end_at_line_breaks_only(tmp_path: Path, separator: str) -> None:
+    # A control character counts as a sign of binary data, so it stands in enough text.
+    text = f"Leave ends{separator}after ten years. " + "It is unpaid. " * 20
+    (tmp_path / "a.csv").write_bytes(f"id,text\r\n1,{text}\r\n2,Rent\r\n".encode())
+    found = [outcome.document for outcome in read_source(tmp_path)]
+    assert [document and document.text for document in found] == [text, "Rent"]
+
+
+def test_names_that_are_no_utf8_are_written_out(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    for name, data in ((b"r\xe8gle.txt", b"A rule."), (b"r\xe9gle.txt", b"Another."), (b"c\xe9.csv", b"text\nRow.\n"),
+                       (b"bad\xe9.docx", b"PK"), (b"x.\xe9", b"odd")):  # fmt: skip
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(data)
+    found = list(read_source(tmp_path))
+    documents = {o.document.id: o.document for o in found if o.document is not None}
+    assert {key: document.text for key, document in documents.items()} == {
+        r"r\xe8gle.txt": "A rule.", r"r\xe9gle.txt": "Another.", r"c\xe9.csv#2": "Row.",
+    }  # fmt: skip
+    assert {o.source: o.status for o in found if o.document is None} == {
+        r"bad\xe9.docx": "refused", r"x.\xe9": "skipped",
+    }  # fmt: skip
+    assert write_documents(tmp_path, documents.values()) == 3
+    for outcome in found:
+        (outcome.source + outcome.reason).encode("utf-8")
+
+
+@pytest.mark.parametrize("value", ["0 12", 7, [0, "x"], [0, 3]])
+def test_a_column_page_starts_is_not_taken_for_pages(tmp_path: Path, value: object) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "Leave ends.", "page_starts": value}), encoding="utf-8")
+    document = read_one(tmp_path / "c.jsonl")
+    assert document.metadata == {"row_page_starts": value}
+    (chunk,) = split_documents([document], lambda text: [(0, len(text))], 40, 0, True)
+    assert chunk.page is None
 
 
 def test_each_bad_file_is_one_refusal_and_the_rest_goes_on(tmp_path: Path) -> None:

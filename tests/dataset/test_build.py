@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,90 @@ def test_the_speed_of_asking_may_change_between_runs(index, tmp_path):
         generate_dataset(recipe_of(), index, tmp_path / "out", ScriptedModel(failing(7, [])))
     slower = recipe_of(teacher=TEACHER | {"concurrency": 2, "max_retries": 9})
     generate_dataset(slower, index, tmp_path / "out", ScriptedModel(teach), resume=True)
+
+
+def test_what_the_errors_advise_to_change_may_change_and_nothing_is_asked_twice(index, tmp_path):
+    out, first, second = tmp_path / "out", ScriptedModel(teach), ScriptedModel(teach)
+    with pytest.raises(InputError, match="61 chunks cannot be filled"):
+        generate_dataset(recipe_of(context={"distractors": 60}), index, out, first)
+    changes = {"context": {"distractors": 2}, "quality": {"max_answer_words": 9}, "split": {"dev": 0.0, "test": 0.3}}
+    generate_dataset(recipe_of(**changes), index, out, second, resume=True)
+    assert len(first.requests) > 30
+    assert second.requests == []
+    recipe = open_artifact(out, "dataset").recipe
+    assert (recipe["context"]["distractors"], recipe["quality"]["max_answer_words"]) == (2, 9)
+    assert (recipe["split"]["dev"], recipe["split"]["test"]) == (0.0, 0.3)
+    assert not partial_folder(out).exists()
+
+
+def test_a_full_disk_in_the_last_step_keeps_every_reply(index, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    out, teacher = tmp_path / "out", ScriptedModel(teach)
+    with monkeypatch.context() as patched:
+        patched.setattr("raft.artifacts._finish", full)
+        with pytest.raises(InputError, match=r"No space left.*--resume"):
+            generate_dataset(recipe_of(split={"dev": 0.3, "test": 0.0}), index, out, ScriptedModel(teach))
+    assert (partial_folder(out) / "dev.jsonl").exists()
+    generate_dataset(recipe_of(split={"dev": 0.0, "test": 0.3}), index, out, teacher, resume=True)
+    assert teacher.requests == []
+    assert {"train.jsonl", "test.jsonl"} <= set(open_artifact(out, "dataset").files)
+    assert not (out / "dev.jsonl").exists()
+    assert not (out / JOURNAL).exists()
+
+
+def test_a_run_without_a_teacher_does_not_wipe_replies_that_were_paid_for(index, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(EndpointError):
+        generate_dataset(recipe_of(), index, out, ScriptedModel(failing(7, [])))
+    paid = (partial_folder(out) / JOURNAL).read_bytes()
+    without = recipe_of(teacher=None, from_qa=questions_file(tmp_path))
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ArtifactError, match=r"unfinished work lies in .*--resume"):
+            generate_dataset(without, index, out, **options)
+    assert (partial_folder(out) / JOURNAL).read_bytes() == paid != b""
+
+
+class Short(ScriptedModel):
+    """Says of one stage's replies about Alvoran that they were cut; nothing in their words shows it."""
+
+    def __init__(self, stage):
+        super().__init__(teach)
+        self.stage = stage
+
+    def complete(self, requests):
+        for reply in super().complete(requests):
+            about_alvoran = "Alvoran" in self.requests[-1].messages[-1].content
+            yield replace(reply, truncated=about_alvoran and reply.key.startswith(f"{self.stage}/"))
+
+
+def test_an_answer_that_was_cut_is_refused(index, tmp_path):
+    whole = generate_dataset(recipe_of(), index, tmp_path / "whole", ScriptedModel(teach))
+    summary = generate_dataset(recipe_of(), index, tmp_path / "out", Short("answers"))
+    cut = [row for row in rows_of(tmp_path / "out", "rejected") if row["reasons"] == ["reply_cut"]]
+    assert len(cut) == summary.refused_by_rule["reply_cut"] == 4  # three about Alvoran, one that names it beside Jorvex
+    assert all("##begin_quote##" in row["said"] for row in cut)
+    assert sum(whole.questions.values()) - sum(summary.questions.values()) == 4
+
+
+def test_a_reasoning_that_was_cut_is_not_used(index, tmp_path):
+    recipe = recipe_of(from_qa=questions_file(tmp_path))
+    summary = generate_dataset(recipe, index, tmp_path / "out", Short("reasoning"))
+    by_id = {row["id"]: row for row in rows_of(tmp_path / "out", "questions")}
+    assert by_id["q-Alvoran"]["reasoning_source"] == "long_answer"
+    assert by_id["q-Bentrazol"]["reasoning_source"] == "teacher"
+    assert summary.refused_by_rule == {"reply_cut": 1}
+    assert summary.refused == 0
+
+
+def test_documents_named_by_evidence_alone_are_held_out(index, tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "gold_doc_ids"} for row in question_rows()]
+    path = questions_file(tmp_path, rows)
+    recipe = recipe_of(teacher=None, from_qa=path, from_qa_splits=["train"], context={"distractors": 20})
+    generate_dataset(recipe, index, tmp_path / "out")
+    held_out = {"istolan.md", "jorvex.md"}  # documents of the dev questions that were not used
+    assert not held_out & {name.split("#")[0] for row in rows_of(tmp_path / "out", "train") for name in row["context"]}
 
 
 RUN = """

@@ -47,6 +47,15 @@ def test_gold_spans_become_evidence_with_their_clauses(tmp_path):
     assert said.evidence == (Evidence("d", "12 mg.", 3, 9),)
 
 
+def test_documents_of_the_evidence_are_gold_documents(tmp_path):
+    spans = [{"doc_id": name, "start": 3, "end": 9} for name in ("e", "d", "e")]
+    said = [{"doc_id": "f", "text": "12 mg."}]
+    rows = [GOOD | {"id": "1", "gold_spans": spans}, GOOD | {"id": "2", "gold_doc_ids": None, "evidence": said}]
+    both, evidence_alone = read_questions(written(tmp_path, *rows))
+    assert both.gold_document_ids == ("d", "e")
+    assert evidence_alone.gold_document_ids == ("f",)
+
+
 @pytest.mark.parametrize(
     ("given", "kind"),
     [("yesnomaybe", "label"), ("date", "short"), ("span", "short"), ("list", "list"), (None, "short")],
@@ -57,6 +66,7 @@ def test_answer_types_are_mapped(tmp_path, given, kind):
 
 def test_an_unanswerable_question_has_neither_answer_nor_evidence(tmp_path):
     row = {"id": "1", "question": "Who?", "answer": None, "answer_type": "unanswerable", "gold_doc_ids": ["d"]}
+    row["evidence"] = [{"doc_id": "e", "text": "12 mg."}]
     [item] = read_questions(written(tmp_path, row))
     assert (item.answer, item.gold_document_ids, item.evidence) == ("", (), ())
 

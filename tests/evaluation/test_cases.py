@@ -136,10 +136,20 @@ def test_examples_come_from_the_train_split_and_never_from_the_evaluated_one() -
     assert len({item.id for item in shots}) == 4
     assert {item.split for item in shots} == {"train"}
     assert shots == select_shots(items, test, 4, seed=0)
-    with pytest.raises(InputError, match="which is being evaluated"):
+    with pytest.raises(InputError, match="0 questions of the train split may serve"):
         select_shots(items, items, 4, seed=0)
-    with pytest.raises(InputError, match="holds 6 questions with answers; 7 shots"):
+    with pytest.raises(InputError, match="6 questions of the train split may serve as examples; 7 shots"):
         select_shots(items, test, 7, seed=0)
+
+
+def test_examples_are_found_where_no_row_says_what_is_for_testing() -> None:
+    items = [replace(item, split=None) for item in world.questions()]
+    asked = items[6:]
+    shots = select_shots(items, asked, 4, seed=0)
+    assert not {item.id for item in shots} & {item.id for item in asked}
+    assert not {d for item in shots for d in item.gold_document_ids} & {
+        d for item in asked for d in item.gold_document_ids
+    }
 
 
 def test_examples_with_documents_quote_their_oracle() -> None:

@@ -136,6 +136,26 @@ def test_a_reply_that_fails_scores_nothing_and_is_shown(world_recipe: EvaluateRe
     assert "- raft, question toll-4: TimeoutError: no answer after 120 s" in (tmp_path / "report/report.md").read_text()
 
 
+def test_an_outage_ends_the_run_and_resume_asks_the_failed_again(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def outage(request: ChatRequest) -> str:
+        asked.append(request.key)
+        if len(asked) > 6:
+            raise TimeoutError("no answer in 60 s")
+        return world.good_reader(request)
+
+    broken = Models(tuned=outage)
+    with pytest.raises(ModelError, match=r"10 of 16 replies of raft failed .*no answer in 60 s.*--resume"):
+        broken.evaluate(world_recipe, tmp_path / "report")
+    mended = Models()
+    report = mended.evaluate(world_recipe, tmp_path / "report", resume=True)
+    assert mended.base.requests == []
+    assert len(mended.tuned.requests) == 10 + 16
+    whole = Models().evaluate(world_recipe, tmp_path / "whole")
+    assert [s.f1 for s in report.systems] == [s.f1 for s in whole.systems]
+
+
 @pytest.mark.parametrize(("fault", "message"), [("silent", "left 1 of 16 requests of rag"), ("twice", "'toll-3'")])
 def test_a_model_that_skips_or_repeats_a_reply_is_refused(
     world_recipe: EvaluateRecipe, tmp_path: Path, fault: str, message: str

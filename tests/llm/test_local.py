@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raft.errors import ModelError
 from raft.llm import decode
-from raft.llm.chat import ChatRequest
+from raft.llm.chat import ChatRequest, PromptTooLong
 from raft.llm.decode import common_prefix_length
 from raft.llm.local import LocalModel, make_batches
 from raft.models import load_language_model, prompt_ids
@@ -116,9 +115,59 @@ def test_a_prompt_beyond_the_window_is_an_error_reply_and_the_rest_goes_on(stude
     long = ChatRequest("long", (Message("user", "word " * 9000),), 16)
     replies = {reply.key: reply for reply in student.complete([long, *requests()[:1]])}
     assert "exceed the model's window of 8192" in (replies["long"].error or "")
-    assert replies["doc0"].error is None
-    with pytest.raises(ModelError, match="window"):
-        list(student.stream(long))
+    assert replies["long"].too_long
+    assert (replies["doc0"].error, replies["doc0"].too_long) == (None, False)
+    for refusing in (lambda: list(student.stream(long)), lambda: student.check(long)):
+        with pytest.raises(PromptTooLong, match="window"):
+            refusing()
+    student.check(requests()[0])
+
+
+def test_the_window_of_a_model_that_also_sees_is_that_of_its_text_part(tokenizer) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**size, "vocab_size": 49152, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
+    config = Gemma3Config(text_config=text, vision_config={**size, "image_size": 28, "patch_size": 14})
+    seeing = LocalModel("seeing", Gemma3ForConditionalGeneration(config).eval(), tokenizer)
+    with pytest.raises(PromptTooLong, match="window of 64"):
+        seeing.check(requests()[0])
+    [reply] = seeing.complete([ChatRequest("short", (Message("user", "Hi"),), 4)])
+    assert reply.error is None
+    assert reply.completion_tokens > 0
+
+
+def test_a_model_that_names_no_window_has_no_limit(tokenizer) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=49152, hidden_size=16, n_layer=1, n_head=2)
+    LocalModel("endless", BloomForCausalLM(config), tokenizer).check(requests()[0])
+
+
+@pytest.mark.parametrize("prefill_tokens", [1024, 8])
+def test_keys_and_values_may_differ_in_width(tokenizer, prefill_tokens: int, monkeypatch) -> None:
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
+    torch.manual_seed(0)
+    config = DeepseekV3Config(
+        vocab_size=200, hidden_size=32, intermediate_size=32, num_hidden_layers=2, first_k_dense_replace=2,
+        num_attention_heads=2, num_key_value_heads=2, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8,
+        qk_rope_head_dim=8, v_head_dim=4, initializer_range=0.5,
+    )  # fmt: skip
+    model = DeepseekV3ForCausalLM(config).eval()
+    prompts = [[*range(3, 40), 50, 51, 52], [*range(3, 40), 60]]
+    rows = [decode.Row(i, prompt, 6) for i, prompt in enumerate(prompts)]
+    written: list[list[int]] = [[], []]
+    for step in decode.decode(model, rows, frozenset()):
+        for row, token in step:
+            written[row.index].append(token)
+    for prompt, tokens in zip(prompts, written, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, eos_token_id=None
+        )
+        assert expected[0, len(prompt) :].tolist() == tokens
 
 
 def test_batches_are_of_like_length_and_lose_nothing() -> None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from raft.errors import EndpointError, ModelError
-from raft.llm.chat import ChatRequest
+from raft.llm.chat import ChatRequest, PromptTooLong
 from raft.llm.openai_compatible import OpenAICompatibleModel
 from raft.prompts import Message
 
@@ -270,3 +270,53 @@ def test_a_stream_that_is_refused_raises(serve):
         list(model_of(serve(lambda w, n: (400, {}, {"error": {"message": "too long"}}))).stream(request("a")))
     with pytest.raises(EndpointError, match="refuses the key"):
         list(model_of(serve(lambda w, n: (401, {}, {}))).stream(request("a")))
+
+
+def test_a_stream_leaves_out_the_parameters_that_a_model_refuses_by_name(serve):
+    def behave(word, nth):
+        for name in ("max_tokens", "temperature", "seed"):
+            if name in stub.bodies[-1]:
+                return 400, {}, {"error": {"message": f"unsupported {name}", "param": name}}
+        piece = {"choices": [{"index": 0, "delta": {"content": "12 mg"}, "finish_reason": "stop"}]}
+        return 200, {"Content-Type": "text/event-stream"}, sse(piece)
+
+    stub = serve(behave)
+    model = model_of(stub)
+    assert list(model.stream(request("a", max_tokens=33, temperature=0.5))) == ["12 mg"]
+    assert stub.bodies[-1]["max_completion_tokens"] == 33
+    assert len(stub.bodies) == 4
+    assert list(model.stream(request("a", temperature=0.5))) == ["12 mg"]
+    assert len(stub.bodies) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/event-stream", 'data: {"choices": [tru\n\n'),
+        ("text/event-stream", "data: [1]\n\ndata: [DONE]\n\n"),
+        ("text/html", "<html>login</html>"),
+        ("application/json", '{"choices": []}'),
+    ],
+)
+def test_a_stream_that_is_no_chat_completion_raises(serve, kind, body):
+    stub = serve(lambda word, nth: (200, {"Content-Type": kind}, body))
+    with pytest.raises(ModelError, match="malformed: the answers were no chat completions"):
+        list(model_of(stub).stream(request("a")))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "too many", "param": "messages", "code": "context_length_exceeded"},
+        {"message": "request (9 tokens) exceeds", "type": "exceed_context_size_error", "code": 400},
+        {"message": "This model's maximum context length is 8 tokens", "param": "max_tokens", "code": 400},
+    ],
+)
+def test_a_prompt_beyond_the_window_is_told_from_other_refusals(serve, said):
+    model = model_of(serve(lambda w, n: (400, {}, {"error": said})))
+    model.check(request("a"))
+    [reply] = model.complete([request("a", max_tokens=33)])
+    assert reply.too_long
+    assert "33 tokens to write exceed the window" in reply.error
+    with pytest.raises(PromptTooLong, match="33 tokens to write exceed the window"):
+        list(model.stream(request("a", max_tokens=33)))

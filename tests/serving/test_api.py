@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -13,8 +14,11 @@ import pytest
 from live import ANSWERED, DOSES, FINGERPRINT, HOSTILE, DrippingModel, scripted, serving
 
 from raft.errors import UsageError
-from raft.llm.chat import ChatRequest
-from raft.serving.api import SECURE_HEADERS, check_host
+from raft.llm.chat import ChatRequest, PromptTooLong
+from raft.llm.local import LocalModel
+from raft.models import load_language_model
+from raft.records import Document
+from raft.serving.api import MAX_BODY_BYTES, SECURE_HEADERS, check_host
 from raft.serving.schema import MAX_QUESTION_CHARACTERS
 
 ASK = [{"role": "user", "content": "What is the first dose of Corvalexin?"}]
@@ -219,6 +223,29 @@ def test_a_model_that_fails_midway_ends_the_stream_with_an_error() -> None:
         assert "internal" not in str(caught.value.body)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_prompt_beyond_the_window_is_400_and_says_what_to_do(tiny_folder, tokenizer, streaming: bool) -> None:
+    model = LocalModel("tiny", load_language_model(tiny_folder, "float32").eval(), tokenizer)
+    long = Document("long.md", "one two three " * 1000, "Long")
+    with serving(model, (long,)) as server:
+        with pytest.raises(openai.BadRequestError, match=r"exceed the model's window of 2048\. Give fewer") as caught:
+            ask(server, stream=streaming)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "top_k")
+
+
+def test_an_endpoint_that_finds_a_prompt_too_long_ends_the_stream_with_that() -> None:
+    model = scripted()
+
+    def refusing(request: ChatRequest) -> Generator[str, None, None]:
+        raise PromptTooLong("the prompt exceeds the window")
+        yield ""
+
+    model.stream = refusing  # type: ignore[method-assign]
+    with serving(model) as server, pytest.raises(openai.APIError, match="Give fewer") as caught:
+        list(ask(server, stream=True))
+    assert caught.value.code == "context_length_exceeded"
+
+
 def test_a_bug_is_a_500_without_details() -> None:
     model = scripted()
     model.complete = lambda requests: 1 / 0  # type: ignore[method-assign]
@@ -305,6 +332,44 @@ def test_api_key() -> None:
             httpx.get(f"{server}/v1/models", headers={"Authorization": "Bearer s3cret-ü".encode()}).status_code == 200
         )
         assert httpx.get(f"{server}/healthz").status_code == 200
+
+
+def first_line(server: str, *sent: bytes) -> bytes:
+    """What a server answers to the bytes of a request, of which no more follow."""
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        for part in sent:
+            line.sendall(part)
+        return line.recv(65536).split(b"\r\n")[0]
+
+
+SEARCH = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def test_the_key_is_checked_before_the_body_is_read() -> None:
+    with serving(scripted(), api_key="s3cret") as server:
+        assert first_line(server, SEARCH, b"Content-Length: 900000\r\n\r\n").split()[1] == b"401"
+
+
+def test_a_body_that_declares_too_much_is_refused_before_it_comes(server: str) -> None:
+    too_much = f"Content-Length: {MAX_BODY_BYTES + 1}\r\n\r\n".encode()
+    assert first_line(server, SEARCH, too_much).split()[1] == b"413"
+
+
+def test_a_body_in_chunks_is_counted_as_it_comes(server: str) -> None:
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    endless = [chunk] * (MAX_BODY_BYTES // 0x10000 + 1)
+    assert first_line(server, SEARCH, b"Transfer-Encoding: chunked\r\n\r\n", *endless).split()[1] == b"413"
+
+
+def test_a_body_that_is_too_large_is_refused_in_openai_form(server: str) -> None:
+    response = httpx.post(f"{server}/v1/search", json={"query": "x" * MAX_BODY_BYTES})
+    assert response.status_code == 413
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    padded = b'{"query": "dose"}'.ljust(MAX_BODY_BYTES)
+    headers = {"content-type": "application/json"}
+    assert httpx.post(f"{server}/v1/search", content=padded, headers=headers).status_code == 200
 
 
 def test_without_a_key_a_foreign_name_is_refused(server: str) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from live import ANSWERED, DOSES, FINGERPRINT, MemoryIndex, scripted
 
 from raft.errors import ModelError
-from raft.llm.chat import ChatModel
+from raft.llm.chat import ChatModel, ChatReply, ChatRequest, PromptTooLong
+from raft.llm.scripted import ScriptedModel
 from raft.prompts import QUOTE_BEGIN, QUOTE_END, parse_answer, quote_spans
 from raft.records import Document
 from raft.serving.engine import AnswerEngine, Gate, Overloaded, Served
@@ -105,6 +106,30 @@ def test_model_that_fails_raises() -> None:
 
     with pytest.raises(ModelError, match="no memory"):
         engine(MemoryIndex(), scripted(fail)).answer("Dose?")
+
+
+def test_a_prompt_beyond_the_window_is_an_error_of_its_own() -> None:
+    class Narrow(ScriptedModel):
+        def complete(self, requests):
+            yield from (ChatReply(r.key, "", error="900 tokens exceed 800", too_long=True) for r in requests)
+
+        def check(self, request: ChatRequest) -> None:
+            raise PromptTooLong("900 tokens exceed 800")
+
+    narrow = engine(MemoryIndex(), Narrow(lambda request: ""))
+    for asking in (narrow.answer, narrow.find):
+        with pytest.raises(PromptTooLong, match=r"900 tokens exceed 800\. Give fewer"):
+            asking("Dose?")
+    assert engine(MemoryIndex(()), Narrow(lambda request: "")).find("Dose?") == []  # the model is not asked
+
+
+def test_hits_that_were_found_beforehand_are_not_searched_again() -> None:
+    index = MemoryIndex()
+    served_by = engine(index, scripted())
+    hits = served_by.find("Dose?", 2)
+    _, served = drained(served_by.stream("Dose?", 2, hits=hits))
+    assert served == served_by.answer("Dose?", 2)
+    assert index.queries == ["Dose?", "Dose?"]
 
 
 @given(st.lists(st.sampled_from([QUOTE_BEGIN, QUOTE_END, "<ANSWER>:", "words", " ", "\n", "é💊"]), max_size=14))

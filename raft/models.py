@@ -275,3 +275,9 @@ def target_ids(tokenizer: Any, target: str) -> list[int]:
         *tokenizer(_without(target, _special_tokens(tokenizer)), add_special_tokens=False).input_ids,
         tokenizer.eos_token_id,
     ]
+
+
+def common_prefix_length(sequences: Sequence[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    first, last = min(sequences), max(sequences)  # all others lie between these two
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

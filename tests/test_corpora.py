@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raft.corpus.readers import read_source
+from raft.readers.source import read_source
 from raft.corpus.spans import find_span
 from raft.dataset.importers import read_questions
 
@@ -21,7 +21,7 @@ def corpus(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def documents(corpus: Path) -> dict[str, str]:
-    outcomes = list(read_source(corpus / "documents"))
+    outcomes = [outcome for file in read_source(corpus / "documents") for outcome in file.outcomes or ()]
     assert all(outcome.status == "indexed" for outcome in outcomes)
     return {outcome.document.id: outcome.document.text for outcome in outcomes if outcome.document}
 

@@ -50,6 +50,22 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents a search may return. Conditions of one kind are alternatives; different kinds must all hold.
+
+    ``labels`` are what the asker holds: a document is seen by who holds all of its labels, and one without labels by
+    everybody. None stands for all that the index was opened with. ``sources`` are beginnings of a source's name
+    ("guidelines/"), ``since`` and ``until`` ISO dates, both included; a document without a date has none of them.
+    """
+
+    labels: frozenset[str] | None = None
+    sources: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    since: str | None = None
+    until: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A chunk returned by a search. ``rank`` counts from 1; ``parts`` holds the score of each retriever."""
 
@@ -142,6 +158,38 @@ def chunk_from_row(row: Mapping[str, Any]) -> Chunk:
 def example_from_row(row: Mapping[str, Any]) -> RaftExample:
     """The inverse of ``to_row`` for examples. Raises TypeError on a missing or unknown field."""
     return RaftExample(**{**row, "context": tuple(row["context"]), "oracle_ids": tuple(row["oracle_ids"])})
+
+
+_SECTION_NUMBER = re.compile(r"(?P<number>\d{1,4}(?:\.\d{1,4})*)[.)]?\s+(?P<words>.*)")
+_SAYS_WHERE = re.compile(r"§|(?:section|clause) \d+\.\d", re.IGNORECASE)  # a heading that needs none of those above it
+_MOST_CITED = 160  # characters
+
+
+def citation(chunk: Chunk) -> str:
+    """Where a chunk stands, for people: ``Guideline 12, section 3.2 Dose, page 4``.
+
+    The document's title (its id when it has none), the deepest heading (with the one above it, unless its number
+    says where it stands), and the page; at most 160 characters.
+    """
+    title = " ".join(chunk.title.split()) or chunk.document_id
+    headings = dict.fromkeys(" ".join(heading.split()) for heading in chunk.headings)
+    useful = [_named(h) for h in headings if h.casefold() != title.casefold() and any(map(str.isalnum, h))]
+    page = f", page {chunk.page}" if chunk.page is not None else ""
+    kept = useful[-1:] if useful and _SAYS_WHERE.match(useful[-1]) else useful[-2:]
+    title = _shortened(title, (_MOST_CITED - len(page)) // 2 if kept else _MOST_CITED - len(page))
+    room = _MOST_CITED - len(title) - len(page) - len(", ")
+    where = " > ".join(kept)
+    return ", ".join(part for part in (title, _shortened(where, room)) if part) + page
+
+
+def _named(heading: str) -> str:
+    """``section 3.2 Dose`` for the heading ``3.2. Dose``; any other as it is."""
+    match = _SECTION_NUMBER.fullmatch(heading)
+    return f"section {match['number']} {match['words']}" if match else heading
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 4].rsplit(" ", 1)[0].rstrip(" ,>") + " ..."
 
 
 def question_key(question: str) -> str:

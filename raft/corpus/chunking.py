@@ -5,20 +5,22 @@ A chunk of the document ``protocols/sepsis.md``, whose title is "Sepsis"::
     {"id": "protocols/sepsis.md#3", "document_id": "protocols/sepsis.md", "text": "## Dose\\nGive 1.6 g.",
      "start": 410, "end": 429, "title": "Sepsis", "headings": ["Dose"], "page": null}
 
-A document is divided at its headings first, and langchain's recursive splitter divides the sections: at paragraphs,
-else lines, else sentences, else words, else tokens. The splitter works on a *score* of the section: a string with
-one letter a token, which says how good a place to cut the end of that token is. So lengths are numbers of tokens
-by construction, a document is tokenized once, and where a piece stands is known instead of searched for.
+A document is divided at its headings first (``sections.py``), and langchain's recursive splitter divides the sections:
+where a numbered clause begins, else at paragraphs, else between list items and table rows, else at lines, sentences,
+words, tokens. The splitter works on a *score* of the section: a string with one letter a token, which says how good
+a place to cut the end of that token is. So lengths are numbers of tokens by construction, a document is tokenized
+once, and where a piece stands is known instead of searched for.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
+from raft.corpus.sections import Section, find_sections
 from raft.records import Chunk, Document
 
 TokenOffsets = Callable[[str], Sequence[tuple[int, int]]]
@@ -28,16 +30,9 @@ TINY_TOKENS = 15  # a shorter piece says too little to be found: it joins its ne
 _MAX_TOKEN_CHARS = 32  # WordPiece makes one [UNK] of a word of any length; such a token is divided
 
 # The letters of a score, from the best place to cut to the worst.
-_PARAGRAPH, _LINE, _SENTENCE, _WORD, _INSIDE = "plsw."
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """From one heading (included) to the next: character offsets, and the headings above and its own."""
-
-    start: int
-    end: int
-    path: tuple[str, ...] = ()
+_CLAUSE, _PARAGRAPH, _ITEM, _LINE, _SENTENCE, _WORD, _INSIDE = "cpilsw."
+_BETWEEN = _CLAUSE + _PARAGRAPH + _ITEM
+_LETTERS = _BETWEEN + _LINE + _SENTENCE + _WORD
 
 
 def split_documents(
@@ -53,6 +48,7 @@ def split_documents(
             pieces = [Section(0, len(document.text))]
         else:
             pieces = _split_text(document.text, token_offsets, max_tokens, overlap_tokens)
+        title = document.title.casefold()
         for number, piece in enumerate(pieces):
             yield Chunk(
                 id=f"{document.id}#{number}",
@@ -61,7 +57,7 @@ def split_documents(
                 start=piece.start,
                 end=piece.end,
                 title=document.title,
-                headings=tuple(heading for heading in piece.path if heading != document.title),
+                headings=tuple(heading for heading in piece.path if heading.casefold() != title),
                 page=_page(document, piece.start),
             )
 
@@ -69,7 +65,7 @@ def split_documents(
 def _page(document: Document, offset: int) -> int | None:
     """The page (from 1) that holds a character offset; None for documents without pages."""
     starts = document.metadata.get("page_starts")
-    return bisect_right(starts, offset) if starts else None
+    return max(1, bisect_right(starts, offset)) if starts else None
 
 
 def _split_text(text: str, token_offsets: TokenOffsets, max_tokens: int, overlap_tokens: int) -> list[Section]:
@@ -88,38 +84,6 @@ def _split_text(text: str, token_offsets: TokenOffsets, max_tokens: int, overlap
 
 def _divide_token(start: int, end: int) -> list[tuple[int, int]]:
     return [(at, min(at + _MAX_TOKEN_CHARS, end)) for at in range(start, end, _MAX_TOKEN_CHARS)] or [(start, end)]
-
-
-# --- sections --------------------------------------------------------------------------------------------------
-
-_HEADING = re.compile(
-    r"^(?:[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*"
-    r"|(?P<marks>\#{1,6})[ \t]+(?P<atx>\S[^\n]{0,300})"
-    r"|(?P<setext>[^\s|>#-][^\n]{0,119})\n[ \t]*(?P<line>={3,}|-{3,})[ \t]*)$",
-    re.MULTILINE,
-)
-
-
-def find_sections(text: str) -> list[Section]:
-    """The sections of a text, which tile it. Headings are lines such as ``## Dose``, or lines underlined with
-    ``===`` or ``---`` behind a blank line; those inside code fences are none."""
-    cuts: list[tuple[int, tuple[str, ...]]] = [(0, ())]
-    above: list[tuple[int, str]] = []  # level and words of the headings that hold here
-    fence = ""
-    for match in _HEADING.finditer(text):
-        if match["fence"]:
-            fence = "" if fence and match["fence"].startswith(fence) else fence or match["fence"]
-        elif not fence and (match["marks"] or _follows_blank_line(text, match.start())):
-            level = len(match["marks"]) if match["marks"] else 1 if match["line"][0] == "=" else 2
-            above = [item for item in above if item[0] < level]
-            above.append((level, (match["atx"] or match["setext"]).strip(" \t#")))
-            cuts.append((match.start(), tuple(words for _, words in above if words)))
-    ends = [start for start, _ in cuts[1:]] + [len(text)]
-    return [Section(start, end, path) for (start, path), end in zip(cuts, ends, strict=True) if start < end]
-
-
-def _follows_blank_line(text: str, at: int) -> bool:
-    return at == 0 or text[max(0, at - 2) : at] in ("\n", "\n\n")
 
 
 def _join_tiny_sections(sections: Sequence[Section], token_ends: Sequence[int]) -> list[Section]:
@@ -151,11 +115,78 @@ def _score(text: str, offsets: Sequence[tuple[int, int]]) -> str:
     return "".join(score)
 
 
+_CLAUSE_START = re.compile(
+    r"(?i:part|chapter|article|section|clause|schedule|exhibit|annex|appendix)[ \t]+(?:\d|[IVXLC]+\b|[A-Z]\b)"
+    r"|§"
+    r"|\d{1,3}(?:\.[ ]?\d{1,3}){0,5}(?:[.)]|(?=[ \t]))[ \t]*[\"'“(\[]?[A-Z]"  # 4.2.1 Notice; not: 12 of the members
+    r"|[IVX]{1,5}\.[ \t]+[A-Z]"
+    r"|\((?:[a-z]{1,2}|[ivx]{1,5}|[A-Z]|\d{1,2})\)[ \t]*\S"
+    r"|[A-Z][A-Z0-9 \t,&/()'’–-]{3,79}:?[ \t]*(?:\n|\Z)"
+)
+_ITEM_START = re.compile(r"[-*•–‣◦▪][ \t]+\S|(?:\d{1,3}|[A-Za-z])[.)][ \t]+\S|\|")
+_INDENT = 3  # so many spaces within a line stand for a line break that the reader of a page has lost
+_LONG_LINE = 40  # characters
+
+
 def _kind_of_gap(text: str, gap: re.Match[str]) -> str:
+    """How good a place to cut white space is, by what stands before and after it."""
     newlines = gap.group().count("\n")
-    if newlines:
-        return _PARAGRAPH if newlines > 1 else _LINE
-    return _SENTENCE if text[gap.start() - 1] in ".!?;" else _WORD
+    ends = _ends_sentence(text, gap)
+    if not newlines:
+        begins = len(gap.group()) >= _INDENT and ends and _CLAUSE_START.match(text, gap.end())
+        return _CLAUSE if begins else _SENTENCE if ends else _WORD
+    if text[gap.start() - 1] == ":":
+        return _ITEM  # what is announced goes with the words that announce it
+    # Where a sentence goes on in the next line, "Section 4" at its start is a reference.
+    if (newlines > 1 or ends) and _CLAUSE_START.match(text, gap.end()):
+        return _CLAUSE
+    if newlines > 1:
+        return _PARAGRAPH
+    if _ITEM_START.match(text, gap.end()) or _is_row(text, gap.end()):
+        return _ITEM
+    return _WORD if _is_wrapped(text, gap) and not ends else _LINE
+
+
+def _is_wrapped(text: str, gap: re.Match[str]) -> bool:
+    """Whether the line break before the gap's end only fills the page: a long line goes on in small letters."""
+    line = text.rfind("\n", max(0, gap.start() - _LONG_LINE), gap.start())
+    return line < 0 and gap.start() >= _LONG_LINE and text[gap.end() : gap.end() + 1].islower()
+
+
+def _is_row(text: str, start: int) -> bool:
+    """Whether the line that begins here is a row of a table: ``Drug | Dose | Route``."""
+    end = text.find("\n", start)
+    return " | " in text[start : len(text) if end < 0 else end]
+
+
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:[A-Za-z]"  # an initial, or the last letter of "e.g."
+    r"|Dr|Drs|Mr|Mrs|Ms|Prof|St|Messrs|Hon|Jr|Sr|vs|viz|cf|ca|al|approx|resp|incl|excl|max|min"
+    r"|Inc|Ltd|Co|Corp|Bros|dept|est|[Tt]el|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+    r"|(?:\A|\n|\s{2}|\.)[ \t]*\d{1,3})\.\Z"  # the number of a clause
+)
+_BEFORE_NUMBER = re.compile(
+    r"\b(?:no|nos|art|arts|sec|secs|par|para|paras|cl|reg|regs|ch|vol|fig|figs|tab|app|ex|p|pp|ed|div|pt|v)\.\Z",
+    re.IGNORECASE,
+)
+_CLOSING = "\"')]}”’»*_"
+_LOOK_BACK = 16  # characters, more than an abbreviation has
+
+
+def _ends_sentence(text: str, gap: re.Match[str]) -> bool:
+    """Whether a sentence (or a part that a semicolon ends) ends before the gap: not at "Dr. Smith" or "No. 5"."""
+    at = gap.start()
+    while at > max(0, gap.start() - 3) and text[at - 1] in _CLOSING:
+        at -= 1
+    mark, following = text[at - 1 : at], text[gap.end() : gap.end() + 1]
+    if mark != ".":
+        return bool(mark) and mark in "!?;。"
+    if following.islower():
+        return False
+    before = text[max(0, at - _LOOK_BACK) : at]
+    if _ABBREVIATION.search(before):
+        return False
+    return not (_BEFORE_NUMBER.search(before) and (following.isdigit() or following in "IVXLC(§"))
 
 
 def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
@@ -163,7 +194,7 @@ def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple
     from langchain_text_splitters import RecursiveCharacterTextSplitter
 
     splitter = RecursiveCharacterTextSplitter(
-        separators=[_PARAGRAPH, _LINE, _SENTENCE, _WORD, ""],
+        separators=[*_LETTERS, ""],
         keep_separator="end",
         chunk_size=max_tokens - overlap_tokens,
         chunk_overlap=0,  # added below, where its offsets are known
@@ -172,15 +203,36 @@ def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple
     cuts = [0]
     for piece in splitter.split_text(score) or [""]:  # a tokenizer may drop all characters of a section
         cuts.append(cuts[-1] + len(piece))
-    if len(cuts) > 2 and cuts[-1] - cuts[-2] < TINY_TOKENS and cuts[-1] - cuts[-3] <= max_tokens:
-        del cuts[-2]
+    cuts = _join_tiny_pieces(_join_whole(score, cuts, max_tokens), max_tokens)
     return [(_overlap_from(score, a, max(a - overlap_tokens, b - max_tokens)), b) for a, b in pairwise(cuts)]
 
 
+def _join_whole(score: str, cuts: Sequence[int], max_tokens: int) -> list[int]:
+    """The cuts without those inside a paragraph, item or row that fits into one chunk once it has no overlap."""
+    outer = [cuts[0], *(cut for cut in cuts[1:-1] if score[cut - 1] in _BETWEEN), cuts[-1]]
+    whole = [(a, b) for a, b in pairwise(outer) if b - a <= max_tokens]
+    inside = {cut for a, b in whole for cut in cuts[bisect_right(cuts, a) : bisect_left(cuts, b)]}
+    return [cut for cut in cuts if cut not in inside]
+
+
+def _join_tiny_pieces(cuts: Sequence[int], max_tokens: int) -> list[int]:
+    """The cuts without those around tiny pieces, where the room allows: a tiny piece (a heading, a few words between
+    long paragraphs) opens the piece behind it; the last one joins the piece before."""
+    joined = [cuts[0]]
+    for at, cut in enumerate(cuts[1:-1], 1):
+        if cut - joined[-1] >= TINY_TOKENS or cuts[at + 1] - joined[-1] > max_tokens:
+            joined.append(cut)
+    if len(joined) > 1 and cuts[-1] - joined[-1] < TINY_TOKENS and cuts[-1] - joined[-2] <= max_tokens:
+        del joined[-1]
+    return [*joined, cuts[-1]]
+
+
 def _overlap_from(score: str, first: int, least: int) -> int:
-    """Where a piece that begins at ``first`` begins with its overlap: a sentence, else a word, from ``least`` on."""
+    """Where a piece that begins at ``first`` begins with its overlap, from ``least`` on: at an item or row before an
+    item or row, else at a sentence, else at a word."""
     places = range(max(least, 1), first)
-    for good in (_PARAGRAPH + _LINE + _SENTENCE, _WORD):
+    by_item = bool(first) and score[first - 1] == _ITEM
+    for good in (_BETWEEN,) if by_item else (_LETTERS[:-1], _WORD):
         found = next((at for at in places if score[at - 1] in good), None)
         if found is not None:
             return found

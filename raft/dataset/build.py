@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raft import artifacts
 from raft.config import GenerateRecipe
+from raft.corpus.duplicates import near_duplicates
 from raft.dataset.answers import target_of
 from raft.dataset.collect import (
     Gate,
@@ -115,12 +116,16 @@ def generate_dataset(
         with contextlib.closing(artifacts.Journal(draft.folder / JOURNAL)) as journal:
             asked = None if teacher is None else _teacher(recipe, teacher, journal)
             gate, held_out = _collect(recipe, index, asked, progress)
-        items = _settle(recipe, gate, held_out)
-        examples = _draw(recipe, index, items, held_out, progress)
-        _write(draft.folder, items, examples, gate, index.chunks)
+        alike = _near_duplicates(index.chunks)
+        items = _settle(recipe, gate, held_out, alike)
+        examples = _draw(recipe, index, items, held_out, alike, progress)
+        documents = _write(draft.folder, items, examples, gate, index.chunks)
         summary = _summary(out, items, examples, gate, asked)
         facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
-        draft.facts = {"index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name, **facts}
+        draft.facts = {
+            "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
+            "labels": _labels(index, documents), **facts,
+        }  # fmt: skip
     return summary
 
 
@@ -180,12 +185,33 @@ def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
     return held
 
 
-def _settle(recipe: GenerateRecipe, gate: Gate, held_out: Mapping[str, Split]) -> list[GroundedQuestion]:
+def _near_duplicates(chunks: Iterable[Chunk]) -> dict[str, int]:
+    """Chunk id -> group, for the chunks that say nearly the same words as another one."""
+    ids, texts = [], []
+    for chunk in chunks:
+        ids.append(chunk.id)
+        texts.append(chunk.text)
+    groups = near_duplicates(texts)
+    size = Counter(groups)
+    return {name: group for name, group in zip(ids, groups, strict=True) if size[group] > 1}
+
+
+def _groups_of(items: Iterable[GroundedQuestion], alike: Mapping[str, int]) -> set[int]:
+    """The groups of near-duplicates that the questions' oracles stand in."""
+    return {alike[name] for item in items for name in item.oracle_ids if name in alike}
+
+
+def _settle(
+    recipe: GenerateRecipe, gate: Gate, held_out: Mapping[str, Split], alike: Mapping[str, int]
+) -> list[GroundedQuestion]:
     """The questions that examples can be made of, each in its split. Raises InputError when none is left."""
     places = recipe.context.distractor_range[1] + 1
     gate.refuse_where({item.id: "more_oracles_than_places" for item in gate.accepted if len(item.oracle_ids) > places})
     splits = split_by_document(gate.accepted, recipe.split.dev, recipe.split.test, recipe.seed)
     gate.refuse_where(dict.fromkeys(leaks(gate.accepted, splits, held_out), "document_of_stricter_split"))
+    strict = _groups_of((item for item in gate.accepted if splits[item.id] != "train"), alike)
+    trained = [item for item in gate.accepted if splits[item.id] == "train" and _groups_of([item], alike) & strict]
+    gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in trained})
     if not any(item.oracle_ids for item in gate.accepted):
         refused = ", ".join(f"{rule} {count}" for rule, count in gate.by_rule().items())
         raise InputError(
@@ -200,11 +226,10 @@ def _draw(
     index: SearchableIndex,
     items: Sequence[GroundedQuestion],
     held_out: Mapping[str, Split],
+    alike: Mapping[str, int],
     progress: Progress,
 ) -> dict[Split, list[RaftExample]]:
-    """The examples of each split that has questions. Documents that dev or test questions rest on are not even
-    distractors in train."""
-    strict = {name for item in items if item.split != "train" for name in item.document_ids} | set(held_out)
+    """The examples of each split that has questions."""
     settings = recipe.context
     places = settings.distractor_range[1] + 1
     drawing = ContextSettings(
@@ -215,18 +240,37 @@ def _draw(
         recipe.seed,
     )
     near = _near_ids(items, index, _NEAR_PER_PLACE * places, progress)
-    answers_too = also_answers(items, lambda chunk_id: index.chunk(chunk_id).text)
+    answers_too = also_answers(items, lambda chunk_id: index.chunk(chunk_id).text, alike)
+    everywhere, in_train = _pools(index.chunks, items, held_out, alike)
     known = {item.id: item for item in items}
     examples: dict[Split, list[RaftExample]] = {}
     for split in _SPLITS:
         asked = [Asked(item.id, item.oracle_ids, near[item.id]) for item in items if item.split == split]
-        pool = [c.id for c in index.chunks if split != "train" or c.document_id not in strict]
+        pool = in_train if split == "train" else everywhere
         draws = range(settings.draws if split == "train" else 1)
         contexts = [c for draw in draws for c in draw_contexts(asked, pool, answers_too, drawing, draw)]
         made = [example for c in contexts for example in _of_context(c, known, settings.oracle_absent == "refuse")]
         if made:
             examples[split] = made
     return examples
+
+
+def _pools(
+    chunks: Iterable[Chunk],
+    items: Sequence[GroundedQuestion],
+    held_out: Mapping[str, Split],
+    alike: Mapping[str, int],
+) -> tuple[list[str], list[str]]:
+    """The chunks that may be distractors, and those that may in train: documents that dev or test questions rest on
+    are not even that, nor are near-duplicates of their oracles."""
+    strict_items = [item for item in items if item.split != "train"]
+    documents = {name for item in strict_items for name in item.document_ids} | set(held_out)
+    groups = _groups_of(strict_items, alike)
+    document_of = {chunk.id: chunk.document_id for chunk in chunks}
+    in_train = [
+        name for name, document in document_of.items() if document not in documents and alike.get(name) not in groups
+    ]
+    return list(document_of), in_train
 
 
 def _near_ids(
@@ -267,15 +311,23 @@ def _write(
     examples: Mapping[Split, Sequence[RaftExample]],
     gate: Gate,
     chunks: Sequence[Chunk],
-) -> None:
+) -> set[str]:
+    """Write the files of the dataset; returns the documents whose words are in it."""
     for split in _SPLITS:  # a run that was stopped in its last step may have had other splits
         (folder / f"{split}.jsonl").unlink(missing_ok=True)
     for split, rows in examples.items():
         artifacts.write_rows(folder / f"{split}.jsonl", map(to_row, rows))
     named = {name for rows in examples.values() for row in rows for name in (*row.context, *row.oracle_ids)}
-    artifacts.write_rows(folder / "chunks.jsonl", (to_row(chunk) for chunk in chunks if chunk.id in named))
+    kept = [chunk for chunk in chunks if chunk.id in named]
+    artifacts.write_rows(folder / "chunks.jsonl", map(to_row, kept))
     artifacts.write_rows(folder / "questions.jsonl", map(to_row, items))
     artifacts.write_rows(folder / "rejected.jsonl", gate.rejected)
+    return {chunk.document_id for chunk in kept}.union(*(item.document_ids for item in items))
+
+
+def _labels(index: SearchableIndex, documents: Iterable[str]) -> list[str]:
+    """The access labels of these documents: who lacks one must not see the dataset, nor ask what is tuned on it."""
+    return sorted({label for name in documents for label in index.document(name).metadata.get("labels", ())})
 
 
 def _summary(

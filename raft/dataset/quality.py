@@ -116,11 +116,14 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
-def also_answers(items: Iterable[GroundedQuestion], chunk_text: Callable[[str], str]) -> Callable[[str, str], bool]:
+def also_answers(
+    items: Iterable[GroundedQuestion], chunk_text: Callable[[str], str], alike: Mapping[str, int]
+) -> Callable[[str, str], bool]:
     """A test (question id, chunk id) -> whether a chunk that is not its oracle answers the question too.
 
-    It does when it holds a quote of the question, or the answer at word boundaries together with most of the
-    question's content words. Closed-set answers are told by the quote alone.
+    It does when it is a near-duplicate of an oracle, when it holds a quote of the question, or the answer at word
+    boundaries together with most of the question's content words. Closed-set answers are told by the first two alone.
+    ``alike`` has the group of each chunk that has near-duplicates.
     """
     known = {item.id: item for item in items}
     passages = {
@@ -131,9 +134,14 @@ def also_answers(items: Iterable[GroundedQuestion], chunk_text: Callable[[str], 
         )
         for item in known.values()
     }
+    oracle_groups = {
+        item.id: {alike[chunk_id] for chunk_id in item.oracle_ids if chunk_id in alike} for item in known.values()
+    }
     texts: dict[str, str] = {}
 
     def answers(question_id: str, chunk_id: str) -> bool:
+        if chunk_id in alike and alike[chunk_id] in oracle_groups[question_id]:
+            return True
         text = texts[chunk_id] if chunk_id in texts else texts.setdefault(chunk_id, normalize(chunk_text(chunk_id)))
         quotes, answer, asked = passages[question_id]
         if any(quote in text for quote in quotes):

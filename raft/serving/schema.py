@@ -23,7 +23,8 @@ from urllib.parse import quote as percent_encoded
 
 from pydantic import BaseModel, Field, model_validator
 
-from raft.records import Chunk, Hit
+from raft.records import Hit
+from raft.records import citation as place_of
 from raft.serving.engine import Citation, Served
 
 MAX_QUESTION_CHARACTERS = 4000
@@ -276,7 +277,7 @@ def url_citations(served: Served) -> list[Annotation]:
             url_citation=UrlCitation(
                 start_index=citation.text_start,
                 end_index=citation.text_end,
-                title=source_line(citation.hit.chunk),
+                title=place_of(citation.hit.chunk),
                 url=_passage_url(citation),
             ),
         )
@@ -296,14 +297,6 @@ def usage(served: Served) -> Usage | None:
 def finish_reason(served: Served) -> FinishReason:
     """``length`` when the text was cut at its limit, else ``stop``."""
     return "length" if served.reply is not None and served.reply.truncated else "stop"
-
-
-def source_line(chunk: Chunk) -> str:
-    """Where a chunk stands, for people: ``Corvalexin > Dosing, page 3``."""
-    path = [part for part in (chunk.title, *chunk.headings) if part]
-    unique = [part for i, part in enumerate(path) if i == 0 or part != path[i - 1]]
-    where = " > ".join(unique) or chunk.document_id
-    return where if chunk.page is None else f"{where}, page {chunk.page}"
 
 
 def _citation(citation: Citation) -> RaftCitation:

@@ -11,15 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 from stand_in import DRUGS, WordIndex, dose, monograph, question_rows, teach
 
 from raft.artifacts import open_artifact, partial_folder, read_rows
 from raft.config import GenerateRecipe
+from raft.corpus.duplicates import NEAR_DUPLICATE, jaccard, shingles
 from raft.dataset.build import JOURNAL, estimate, generate_dataset
 from raft.errors import ArtifactError, EndpointError, InputError, UsageError
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import REFUSAL, parse_answer
-from raft.records import chunk_from_row, example_from_row
+from raft.records import Document, chunk_from_row, example_from_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"model": "scripted"}
@@ -274,7 +278,7 @@ def test_a_full_disk_in_the_last_step_keeps_every_reply(index, tmp_path, monkeyp
 
     out, teacher = tmp_path / "out", ScriptedModel(teach)
     with monkeypatch.context() as patched:
-        patched.setattr("raft.artifacts._finish", full)
+        patched.setattr("raft.artifacts.finish", full)
         with pytest.raises(InputError, match=r"No space left.*--resume"):
             generate_dataset(recipe_of(split={"dev": 0.3, "test": 0.0}), index, out, ScriptedModel(teach))
     assert (partial_folder(out) / "dev.jsonl").exists()
@@ -338,11 +342,58 @@ def test_documents_named_by_evidence_alone_are_held_out(index, tmp_path):
     assert not held_out & {name.split("#")[0] for row in rows_of(tmp_path / "out", "train") for name in row["context"]}
 
 
+@st.composite
+def other_editions(draw):
+    """Monographs as they were filed again: words replaced, left out, or put behind the end."""
+    drug = draw(st.integers(0, len(DRUGS) - 1))
+    words = monograph(drug, DRUGS[drug]).text.split(" ")
+    for at in draw(st.lists(st.integers(0, len(words) - 1), max_size=3)):
+        words[at] = draw(st.sampled_from(["adults", "ward", "9", "\n\nSo", ""]))
+    return " ".join([*words, *draw(st.lists(st.sampled_from(["always", "again"]), max_size=3))])
+
+
+@limits(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    editions=st.lists(other_editions(), min_size=1, max_size=12), policy=st.sampled_from(["random", "hard", "mixed"])
+)
+def test_no_distractor_is_a_near_duplicate_of_an_oracle(tmp_path, editions, policy):
+    originals = [monograph(n, drug) for n, drug in enumerate(DRUGS)]
+    index = WordIndex([*originals, *(Document(f"copy{n}.md", text) for n, text in enumerate(editions))])
+    context = {"distractors": [2, 5], "policy": policy, "oracle_fraction": 0.5}
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path), context=context)
+    generate_dataset(recipe, index, tmp_path / "out", overwrite=True)
+    rows = rows_of(tmp_path / "out", "train") + rows_of(tmp_path / "out", "dev")
+    assert rows
+    for example in map(example_from_row, rows):
+        oracles = [shingles(index.chunk(name).text) for name in example.oracle_ids]
+        for name in set(example.context) - set(example.oracle_ids):
+            words = shingles(index.chunk(name).text)
+            assert all(jaccard(words, oracle) < NEAR_DUPLICATE for oracle in oracles)
+
+
+def test_no_near_duplicate_of_a_dev_or_test_oracle_is_seen_in_training(tmp_path):
+    originals = [monograph(n, drug) for n, drug in enumerate(DRUGS)]
+    held_out = originals[8]  # of a dev question
+    copy = Document("copy.md", held_out.text.replace("by mouth.", "by mouth again."))
+    rows = question_rows()
+    evidence = [{"doc_id": "copy.md", "text": f"a first dose of {dose(8)} mg by mouth again."}]
+    rows.append(rows[0] | {"id": "leak", "question": "Which first dose is given by mouth again, in the copy?",
+                           "answer": f"{dose(8)} mg", "gold_doc_ids": ["copy.md"], "evidence": evidence})  # fmt: skip
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path, rows), context={"distractors": 15})
+    generate_dataset(recipe, WordIndex([*originals, copy]), tmp_path / "out")
+    reasons = {row["id"]: row["reasons"] for row in rows_of(tmp_path / "out", "rejected")}
+    assert reasons == {"leak": ["near_duplicate_of_stricter_split"]}
+    seen = {name for row in rows_of(tmp_path / "out", "train") for name in row["context"]}
+    assert "copy.md#0" not in seen
+    assert any(name.startswith("alvoran.md") for name in seen)
+
+
 RUN = """
 import sys, time
 from pathlib import Path
 from stand_in import DRUGS, WordIndex, monograph, teach
 from raft.config import GenerateRecipe
+from raft.corpus.duplicates import NEAR_DUPLICATE, jaccard, shingles
 from raft.dataset.build import generate_dataset
 from raft.llm.scripted import ScriptedModel
 

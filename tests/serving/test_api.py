@@ -49,7 +49,7 @@ def test_completion_for_the_stock_client(server: str) -> None:
     assert annotation.type == "url_citation"
     cited = annotation.url_citation
     assert choice.message.content[cited.start_index : cited.end_index] == "Adults start with 12 mg by mouth."
-    assert cited.title == "Corvalexin > Dosing"
+    assert cited.title == "Corvalexin, Dosing"
     assert cited.url == "raft:formulary/corvalexin.md#char=15,48"
 
 

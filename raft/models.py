@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raft.artifacts import MANIFEST, digest, hash_file, home, read_manifest, writing
+from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, read_manifest, writing
 from raft.errors import ModelError
 from raft.prompts import Message
 
@@ -38,10 +38,15 @@ def resolve_language_model(name: str) -> Path:
     return _folder_or_hub(name)
 
 
-def resolve_encoder(name: str) -> Path:
-    """The local folder of a sentence-transformers model. Raises ModelError when it is nowhere to be had."""
+def resolve_encoder(name: str, kind: Literal["encoder", "reranker"] = "encoder") -> Path:
+    """The local folder of a sentence-transformers model; ``name`` may also be an artefact of this kind, made by
+    raft train. Raises ModelError when it is nowhere to be had, ArtifactError when the artefact is another or damaged.
+    """
     if name.startswith(PACKAGE):
         return _package_file(name, "modules.json").parent
+    if (Path(name) / MANIFEST).is_file():
+        open_artifact(Path(name), kind)
+        return Path(name) / "model"
     return _folder_or_hub(name)
 
 

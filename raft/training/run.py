@@ -82,11 +82,11 @@ def train(
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     with writing(out, "adapter", settings, inputs, overwrite=overwrite, resume=resume) as draft:
         plan = make_plan(recipe, dataset, base)
-        _write_seen(dataset, draft.folder)
+        write_seen(dataset, draft.folder)
         return _run(recipe, plan, base, draft, out, _base_facts(recipe, data, inputs), on_step or (lambda *_: None))
 
 
-def _write_seen(dataset: Path, folder: Path) -> None:
+def write_seen(dataset: Path, folder: Path) -> None:
     """seen.json: which questions and documents the weights were tuned on, so that evaluation can leave them out::
 
     {"questions": ["0f3c9a1d2b4e5f60", ...], "documents": ["protocols/sepsis-adult.md", ...]}
@@ -101,6 +101,7 @@ def _base_facts(recipe: TrainRecipe, data: Manifest, inputs: dict[str, str]) -> 
     return {
         "method": recipe.method, "base_model": recipe.model, "base_fingerprint": inputs["model"],
         "dataset_fingerprint": inputs["dataset"], "index_fingerprint": data.facts.get("index_fingerprint"),
+        "labels": data.facts.get("labels", []),
     }  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def build_cases(index: Searchable, items: Sequence[QaItem], *, top_k: int, mode:
     cases = []
     for item, hits in zip(items, found, strict=True):
         ranked = tuple(hit.chunk for hit in hits)
-        relevant, by_evidence = _relevant_chunks(index, item, by_document)
+        relevant, by_evidence = relevant_chunks(index, item, by_document)
         shown = insert_oracle(ranked, relevant, chunks, top_k, f"{seed}:{item.id}")
         cases.append(Case(item, ranked[:top_k], shown, ranked, relevant, by_evidence))
     return cases
@@ -191,7 +191,7 @@ def chunks_by_document(index: Searchable) -> dict[str, list[Chunk]]:
     return dict(grouped)
 
 
-def _relevant_chunks(
+def relevant_chunks(
     index: Searchable, item: QaItem, by_document: Mapping[str, Sequence[Chunk]]
 ) -> tuple[tuple[frozenset[str], ...], bool]:
     """The oracle chunks of each evidence passage, or of each gold document where a passage cannot be located."""

@@ -131,7 +131,7 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     split = None if recipe.split == "all" else recipe.split
     chosen = asking.select_questions(unseen, split, recipe.limit, recipe.seed)
     check_labels(chosen, recipe.labels)
-    index = open_index(index_path)
+    index = open_index(index_path, labels=recipe.labels, reranker=recipe.reranker)
     inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint
     few_shot = any(system.shots for system in systems)
     examples = asking.select_shots(items, chosen, recipe.shots, recipe.seed) if few_shot else []

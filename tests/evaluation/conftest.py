@@ -10,7 +10,7 @@ from tests.evaluation import world
 
 @pytest.fixture(scope="session")
 def world_recipe(tmp_path_factory: pytest.TempPathFactory) -> EvaluateRecipe:
-    from raft.retrieval.index import build_index
+    from raft.indexing.build import build_index
 
     folder = tmp_path_factory.mktemp("world")
     build_index(world.write_documents(folder / "documents"), folder / "index")

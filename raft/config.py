@@ -57,7 +57,7 @@ class EncoderRecipe(Recipe):
 class DenseRecipe(Recipe):
     kind: DenseKind = Field("auto", description="FAISS index; auto chooses by the number of chunks")
     recall_target: float = Field(
-        0.97, gt=0.5, le=1.0, description="share of the true ten nearest that an approximate index must find"
+        0.98, gt=0.5, le=1.0, description="share of the true ten nearest that an approximate index must find"
     )
 
 

@@ -312,3 +312,13 @@ def test_rows_that_are_not_objects_are_named_by_line(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "rows.jsonl"))
     assert write_rows(tmp_path / "rows.jsonl", iter([{"a": "ü"}])) == 1
     assert list(read_rows(tmp_path / "rows.jsonl")) == [{"a": "ü"}]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_files_and_the_folders_that_name_them_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    make(tmp_path / "a")
+    partial = partial_folder(tmp_path / "a")
+    expected = {partial / "deep" / "data.txt", partial / "deep", partial, tmp_path}
+    assert {str(path) for path in expected} <= set(synced)

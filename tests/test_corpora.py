@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raft.readers.source import read_source
 from raft.corpus.spans import find_span
 from raft.dataset.importers import read_questions
+from raft.readers.source import read_source
 
 CORPORA = Path(__file__).resolve().parent.parent / "corpora"
 

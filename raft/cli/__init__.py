@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from raft.cli.options import printable
 from raft.errors import INTERRUPTED, RaftError, UsageError
 
+
+class Verbs(TyperGroup):
+    """Commands of one word or two: ``raft index SOURCE`` beside ``raft index verify INDEX``. A source that bears the
+    second word as its name is given as ``./verify``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two = " ".join(args[:2])
+        if two in self.commands:
+            return two, self.commands[two], args[2:]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -21,11 +36,26 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raft.cli import ask, demo, evaluate, generate, index, search, serve, show, train
+    from raft.cli import (
+        ask,
+        demo,
+        evaluate,
+        evaluate_retrieval,
+        generate,
+        index,
+        index_push,
+        index_verify,
+        search,
+        serve,
+        show,
+        train,
+    )
 
-    for verb in (index, search, generate, train, evaluate, ask, serve, show, demo):
+    for verb in (
+        index, index_push, index_verify, search, generate, train, evaluate, evaluate_retrieval, ask, serve, show, demo
+    ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
-        app.command(name)(getattr(verb, name))
+        app.command(name.replace("_", " "))(getattr(verb, name))
 
 
 _register()

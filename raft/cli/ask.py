@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raft.cli.options import ToJson, printable
+from raft.cli.options import Labels, ToJson, printable
 from raft.config import ServeRecipe, load_recipe, require
 from raft.errors import UsageError
 
@@ -22,12 +23,14 @@ def ask(
     model: Annotated[str | None, typer.Option(help="hub id, folder, package:NAME, or the endpoint's name")] = None,
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint to ask instead")] = None,
     top_k: Annotated[int | None, typer.Option("-k", "--top-k", help="chunks to retrieve [4]")] = None,
+    labels: Labels = None,
     to_json: ToJson = False,
 ) -> None:
     """Answer a question from an index, with the quotes and sources that support it."""
     recipe = load_recipe(
-        ServeRecipe, index=index, model__adapter=adapter, model__model=model, model__base_url=base_url, top_k=top_k
-    )
+        ServeRecipe, index=index, model__adapter=adapter, model__model=model, model__base_url=base_url, top_k=top_k,
+        labels=labels,
+    )  # fmt: skip
     if not question.strip():
         raise UsageError("the question is empty", "Write it in quotes after raft ask")
     served = open_engine(recipe).answer(question)
@@ -46,11 +49,13 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     """
     folder = Path(require(recipe.index, "index", "--index"))
     from raft.llm.open import open_chat_model
-    from raft.retrieval.index import open_index
+    from raft.retrieval.milvus import open_retriever
     from raft.serving.engine import AnswerEngine
 
-    retriever = open_index(folder)
     chosen = recipe.model
+    if chosen.adapter is not None:
+        _check_labels(chosen.adapter, recipe.labels)
+    retriever = open_retriever(folder, labels=recipe.labels, reranker=recipe.reranker)
     model = open_chat_model(
         chosen.model,
         base_url=chosen.base_url,
@@ -72,20 +77,33 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     )
 
 
+def _check_labels(adapter: Path, held: Sequence[str]) -> None:
+    """Raise UsageError when the adapter was tuned on documents that need labels which are not held: it may repeat
+    their words to anybody."""
+    from raft.artifacts import read_manifest
+
+    missing = sorted({*read_manifest(adapter, "adapter").facts.get("labels", ())} - {*held})
+    if missing:
+        raise UsageError(
+            f"adapter {adapter} was tuned on documents that need the access label {', '.join(missing)}",
+            "Give it with --label, or in the recipe's labels, to users who hold it",
+        )
+
+
 def _lines(served: Served) -> list[str]:
-    from raft.serving.schema import source_line
+    from raft.records import citation as place_of
 
     answer = served.answer
     lines = ["The documents do not hold the answer." if answer.abstained else answer.final]
     for citation in _distinct(served):
         hit = citation.hit
-        lines += ["", f"  “{' '.join(citation.quote.split())}”", f"    [{hit.rank}] {source_line(hit.chunk)}"]
+        lines += ["", f"  “{' '.join(citation.quote.split())}”", f"    [{hit.rank}] {place_of(hit.chunk)}"]
     if served.unverified:
         lines += ["", f"Left out: {served.unverified} quote(s) that the documents do not hold word for word."]
     elif not served.citations and not answer.abstained:
         lines += ["", "The answer quotes no document: check it against the sources."]
     heading = "Searched" if answer.abstained else "Sources"
-    sources = [f"  [{hit.rank}] {source_line(hit.chunk)} ({hit.chunk.document_id})" for hit in served.hits]
+    sources = [f"  [{hit.rank}] {place_of(hit.chunk)} ({hit.chunk.document_id})" for hit in served.hits]
     return [*lines, "", heading, *sources] if sources else lines
 
 

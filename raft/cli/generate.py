@@ -49,7 +49,7 @@ def generate(
     target = chosen.out or default_out("datasets", folder.resolve().name)
     if not dry_run:
         check_free(target, overwrite)
-    opened = open_index(folder)
+    opened = open_index(folder, labels=chosen.labels)
     if dry_run:
         plan = asdict(estimate(chosen, opened.chunks))
         typer.echo(json.dumps(plan) if to_json else _plan_text(plan))

@@ -14,7 +14,7 @@ import typer
 from raft.cli.options import Overwrite, Settings, ToJson, printable
 
 if TYPE_CHECKING:
-    from raft.retrieval.index import IndexSummary, OnProgress
+    from raft.indexing.build import IndexSummary, OnProgress
 
 _SHOWN = 10  # files left out that the summary names; outcomes.jsonl names all
 
@@ -23,13 +23,13 @@ def index(
     source: Annotated[Path | None, typer.Argument(help="Folder or file of documents.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe, e.g. configs/index/cpu.toml.")] = None,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new index [default: indexes/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the index [default: indexes/NAME].")] = None,
     overwrite: Overwrite = False,
     to_json: ToJson = False,
 ) -> None:
-    """Read, chunk and encode documents into a searchable index."""
+    """Read, chunk and encode documents into a searchable index, or bring one up to date."""
     from raft.config import IndexRecipe, load_recipe, require
-    from raft.retrieval.index import build_index
+    from raft.indexing.build import build_index
 
     chosen = load_recipe(IndexRecipe, recipe, settings or (), source=source, out=out)
     documents: Path = require(chosen.source, "source", "SOURCE")
@@ -37,8 +37,11 @@ def index(
         summary = build_index(
             documents,
             chosen.out or default_index(documents),
+            reading=chosen.reading,
+            rules=chosen.rules,
             chunking=chosen.chunking,
             encoder=chosen.encoder,
+            dense=chosen.dense,
             overwrite=overwrite,
             on_progress=on_progress,
         )
@@ -76,24 +79,42 @@ def progress_bars() -> Iterator[OnProgress]:
 def _as_row(summary: IndexSummary) -> dict[str, object]:
     return {
         "index": str(summary.path),
+        "version": summary.version,
+        "changed": summary.changed,
         "documents": summary.documents,
         "chunks": summary.chunks,
         "cut": summary.cut,
+        "parsed": summary.parsed,
+        "encoded": summary.encoded,
+        "outcomes": summary.outcomes,
         "left_out": [{"source": o.source, "status": o.status, "reason": o.reason} for o in summary.left_out],
         "seconds": round(summary.seconds, 2),
     }
 
 
 def _as_text(summary: IndexSummary) -> str:
-    lines = [
-        f"{summary.path}: {summary.documents} documents, {summary.chunks} chunks, in {summary.seconds:.1f} s",
-    ]
+    what = f"{summary.documents} documents, {summary.chunks} chunks"
+    if summary.changed:
+        lines = [f"{summary.path}: {what}, in {summary.seconds:.1f} s ({summary.encoded} chunks encoded)"]
+    else:
+        lines = [f"{summary.path}: {what}, up to date: nothing has changed since {summary.version} was made"]
     if summary.cut:
         lines.append(f"{summary.cut} chunks are longer than the encoder reads: dense search sees only their beginning")
-    if summary.left_out:
-        lines.append(f"{len(summary.left_out)} files or rows were left out:")
-        lines += [f"  {o.status} {o.source}: {o.reason}" for o in summary.left_out[:_SHOWN]]
-    if len(summary.left_out) > _SHOWN:
-        lines.append(f"  and {len(summary.left_out) - _SHOWN} more, all in {summary.path / 'outcomes.jsonl'}")
+    lines += _table(summary)
     lines.append(f'Next: raft search "your question" --index {summary.path}')
     return "\n".join(printable(line) for line in lines)
+
+
+def _table(summary: IndexSummary) -> list[str]:
+    """What became of the files and rows: counts, and the first of those that were left out."""
+    if not summary.left_out:
+        return []
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary.outcomes.items()))
+    shown = summary.left_out[:_SHOWN]
+    width = max(len(outcome.source) for outcome in shown)
+    lines = [f"files and rows: {counts}"]
+    lines += [f"  {o.status:8} {o.source:{width}}  {o.reason}" for o in shown]
+    if len(summary.left_out) > _SHOWN:
+        all_in = summary.path / summary.version / "outcomes.jsonl"
+        lines.append(f"  and {len(summary.left_out) - _SHOWN} more, all in {all_in}")
+    return lines

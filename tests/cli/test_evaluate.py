@@ -20,7 +20,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.to
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    from raft.retrieval.index import build_index
+    from raft.indexing.build import build_index
 
     folder = tmp_path_factory.mktemp("sources")
     build_index(world.write_documents(folder / "documents"), folder / "index")

@@ -29,7 +29,7 @@ def question(ward):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    from raft.retrieval.index import build_index
+    from raft.indexing.build import build_index
 
     folder = tmp_path_factory.mktemp("wards")
     for n, ward in enumerate(WARDS):

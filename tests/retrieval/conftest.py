@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raft.config import ChunkingRecipe
+from raft.indexing.build import build_index
 from raft.retrieval.encoder import Encoder
-from raft.retrieval.index import Index, build_index, open_index
+from raft.retrieval.index import Index, open_index
 
 CLAUSES = [
     ("12.1", "The tenant pays the rent on the first working day of each month."),

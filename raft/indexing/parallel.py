@@ -1,0 +1,159 @@
+"""Encoding through Ray: as many encoders at once as the recipe says, here or on a cluster.
+
+    [encoder]
+    workers = 8
+    ray_address = "ray://head:10001"    # unset: Ray is started on this machine, and stopped again
+
+    vectors = encode_with_ray(texts, EncoderRecipe(workers=8), batch_size=64, workers=8)    # float32 [texts, dimension]
+
+Every worker loads the encoder once and checks that its files are those of this machine. raft must be installed where
+the workers run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from raft.config import EncoderRecipe
+from raft.errors import EndpointError, ModelError
+from raft.retrieval.encoder import Encoder, OnEncoded, encoder_fingerprint
+
+if TYPE_CHECKING:
+    from raft.retrieval.backends import Vectors
+
+NOT_OF_THE_ENCODER = frozenset({"batch_size", "workers", "ray_address"})
+"""Settings of a recipe that say how fast, not what."""
+
+_BLOCK = 1024  # texts a worker is given at once
+
+
+def encode_with_ray(
+    texts: Sequence[str],
+    encoder: EncoderRecipe,
+    batch_size: int,
+    workers: int,
+    address: str | None = None,
+    on_progress: OnEncoded | None = None,
+) -> Vectors:
+    """The vectors of documents in the order of the texts, as ``Encoder.encode_documents`` gives them. Raises what
+    ``encoded_blocks`` raises."""
+    import numpy as np
+
+    if not texts:
+        return Encoder.load(**_settings(encoder)).encode_documents([])
+    blocks = []
+    done = 0
+    for rows, vectors in encoded_blocks(texts, encoder, batch_size, workers, address):
+        blocks.append((rows, vectors))
+        done += len(rows)
+        if on_progress is not None:
+            on_progress(done, len(texts))
+    found = np.empty((len(texts), blocks[0][1].shape[1]), dtype=np.float32)
+    for rows, vectors in blocks:
+        found[rows] = vectors
+    return found
+
+
+def encoded_blocks(
+    texts: Sequence[str], encoder: EncoderRecipe, batch_size: int, workers: int, address: str | None = None
+) -> Iterator[tuple[list[int], Vectors]]:
+    """Positions of texts with their vectors, block by block as they are done, so that each can be kept at once.
+
+    Raises ModelError when Ray is not installed or a worker fails, EndpointError when the cluster cannot be reached.
+    """
+    import numpy as np
+
+    with _ray(workers, address) as ray, _failing(ray):
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        fingerprint = encoder_fingerprint(encoder.model, encoder.document_prompt)
+        encoded = ray.data.from_arrow(_tables(texts, workers)).map_batches(
+            _Worker,
+            fn_constructor_args=(_settings(encoder), batch_size, fingerprint),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / workers),
+        )
+        for block in encoded.iter_batches(batch_size=None, batch_format="numpy"):
+            yield block["row"].tolist(), np.ascontiguousarray(np.stack(list(block["vector"])), dtype=np.float32)
+
+
+def _settings(encoder: EncoderRecipe) -> dict[str, Any]:
+    return encoder.model_dump(exclude=set(NOT_OF_THE_ENCODER))
+
+
+def _tables(texts: Sequence[str], workers: int) -> list[Any]:
+    """The texts in blocks, at least one for each worker."""
+    import pyarrow
+
+    size = max(1, min(_BLOCK, -(-len(texts) // workers)))
+    return [
+        pyarrow.table({"row": list(range(at, min(at + size, len(texts)))), "text": list(texts[at : at + size])})
+        for at in range(0, len(texts), size)
+    ]
+
+
+class _Worker:
+    """An encoder in a process of its own."""
+
+    def __init__(self, settings: Mapping[str, Any], batch_size: int, fingerprint: str) -> None:
+        model = settings["model"]
+        if encoder_fingerprint(model, settings["document_prompt"]) != fingerprint:
+            raise ModelError(f"encoder {model} is another one on {os.uname().nodename}", "Bring the same files there")
+        self._encoder = Encoder.load(**settings)
+        self._batch_size = batch_size
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        vectors = self._encoder.encode_documents([str(text) for text in block["text"]], self._batch_size)
+        return {"row": block["row"], "vector": vectors}
+
+
+@contextmanager
+def _ray(workers: int, address: str | None) -> Iterator[Any]:
+    """Ray, connected; what is started here is stopped here."""
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
+        raise ModelError("encoder.workers needs Ray, which is not installed", "pip install 'raft-tune[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised here too
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise EndpointError(
+            f"Ray at {address or 'this machine'} cannot be reached ({first})", "Check encoder.ray_address"
+        ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _failing(ray: Any) -> Iterator[None]:
+    """Turns what a worker raised into one line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"encoding through Ray failed ({lines[-1][:300] if lines else type(error).__name__})",
+            "Set encoder.workers to 0 to encode in this process",
+        ) from None

@@ -1,0 +1,82 @@
+"""Vectors that Ray's workers make are those that this process makes, in the order of the texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raft.artifacts import read_manifest
+from raft.config import EncoderRecipe
+from raft.errors import EndpointError, ModelError
+from raft.indexing.build import build_index
+from raft.indexing.parallel import _failing, _settings, _tables, _Worker, encode_with_ray
+from raft.retrieval.dense import DenseIndex
+from raft.retrieval.index import open_index
+
+ray = pytest.importorskip("ray", reason="needs raft-tune[ray]")
+pytest.importorskip("pyarrow", reason="needs raft-tune[ray]")
+
+RECIPE = EncoderRecipe(backend="torch", workers=2, batch_size=8)
+TEXTS = [f"{'Give the second dose after six hours. ' * (at % 5)}Note {at}." for at in range(31)]
+
+
+def test_two_workers_make_the_vectors_of_this_process(tmp_path: Path) -> None:
+    """One run for all that needs Ray: starting it and loading the encoder twice takes half a minute on two cores."""
+    source, told = tmp_path / "source", list[tuple[str, int, int | None]]()
+    source.mkdir()
+    for number, text in enumerate(TEXTS):
+        (source / f"{number}.md").write_text(f"# Note {number}\n\n{text}\n", encoding="utf-8")
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    summary = build_index(source, shared, encoder=RECIPE, on_progress=lambda *given: told.append(given))
+    assert not ray.is_initialized()  # what was started is stopped
+    assert summary.encoded == summary.chunks == len(TEXTS)
+    done = [count for stage, count, _ in told if stage == "encoding"]
+    assert len(done) >= 2
+    assert done[-1] == len(TEXTS)
+    one_process = RECIPE.model_copy(update={"workers": 0})
+    build_index(source, alone, encoder=one_process)
+    rows = np.arange(len(TEXTS))
+    vectors = [DenseIndex.load(path / read_manifest(path, "index").version).vectors(rows) for path in (shared, alone)]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
+    assert open_index(shared).search(["second dose"], 3)[0]  # the workers are no setting of the encoder
+    assert not build_index(source, shared, encoder=one_process).changed  # nor a reason to begin anew
+
+
+def test_blocks_that_come_in_any_order_end_up_at_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [([2, 3], np.full((2, 4), 2, np.float32)), ([0, 1], np.full((2, 4), 1, np.float32))]
+    monkeypatch.setattr("raft.indexing.parallel.encoded_blocks", lambda *_: iter(blocks))
+    told: list[tuple[int, int]] = []
+    vectors = encode_with_ray(list("abcd"), RECIPE, 8, 2, on_progress=lambda done, total: told.append((done, total)))
+    assert vectors[:, 0].tolist() == [1, 1, 2, 2]
+    assert told == [(2, 4), (4, 4)]
+    assert encode_with_ray([], RECIPE, 8, 2).shape == (0, 384)
+
+
+def test_texts_are_cut_into_a_block_a_worker_or_more() -> None:
+    assert [table.num_rows for table in _tables(TEXTS, 2)] == [16, 15]
+    assert [table.num_rows for table in _tables(TEXTS * 100, 2)] == [1024, 1024, 1024, 28]
+    assert [row for table in _tables(TEXTS, 7) for row in table["row"].to_pylist()] == list(range(31))
+
+
+def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="is another one on"):
+        _Worker(_settings(RECIPE), 8, "another")
+    said = r"encoding through Ray failed \(MemoryError: x\)\. Set encoder.workers to 0"
+    with pytest.raises(ModelError, match=said), _failing(ray):
+        raise ray.exceptions.RayError("Traceback:\n  line\nMemoryError: x\n")
+    monkeypatch.setattr("raft.indexing.parallel.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install 'raft-tune\[ray\]'"):
+        encode_with_ray(TEXTS, RECIPE, 8, 2)
+
+
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(EndpointError, match=r"Ray at ray://x:10001 cannot be reached .*Check encoder.ray_address"):
+        encode_with_ray(TEXTS, RECIPE, 8, 2, "ray://x:10001")

@@ -4,10 +4,10 @@
 
 The vectors are synthetic (384 dimensions, length 1): 4,000 topics, and around each the spread of a text encoder,
 whose variance falls with the rank of its direction (power law), so that a vector has neighbours as texts do. Queries
-are drawn in the same way and are none of the vectors. Vectors drawn evenly from the sphere (``--even``) have no neighbours to
-speak of; no approximate index finds them quickly, and no encoder makes them. Chunks, documents and BM25 are real files
-of that size, with short texts of drawn words. Each kind is opened and searched in a process of its own; opening
-includes the check of every byte. Writes benchmarks/results/million_vectors.json.
+are drawn in the same way and are none of the vectors. Vectors drawn evenly from the sphere (``--even``) have no
+neighbours to speak of; no approximate index finds them quickly, and no encoder makes them. Chunks, documents and BM25
+are real files of that size, with short texts of drawn words. Each kind is opened and searched in a process of its own;
+opening includes the check of every byte. Writes benchmarks/results/million_vectors.json.
 """
 
 from __future__ import annotations

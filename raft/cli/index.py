@@ -87,6 +87,7 @@ def _as_row(summary: IndexSummary) -> dict[str, object]:
         "parsed": summary.parsed,
         "encoded": summary.encoded,
         "outcomes": summary.outcomes,
+        "idle_rules": summary.idle_rules,
         "left_out": [{"source": o.source, "status": o.status, "reason": o.reason} for o in summary.left_out],
         "seconds": round(summary.seconds, 2),
     }
@@ -100,6 +101,7 @@ def _as_text(summary: IndexSummary) -> str:
         lines = [f"{summary.path}: {what}, up to date: nothing has changed since {summary.version} was made"]
     if summary.cut:
         lines.append(f"{summary.cut} chunks are longer than the encoder reads: dense search sees only their beginning")
+    lines += [f"rule {path!r} matches no file: nothing gets its labels and tags" for path in summary.idle_rules]
     lines += _table(summary)
     lines.append(f'Next: raft search "your question" --index {summary.path}')
     return "\n".join(printable(line) for line in lines)

@@ -50,7 +50,7 @@ class IndexSummary:
     """What ``build_index`` made. ``outcomes`` counts files and rows by status, ``left_out`` holds all that was skipped
     or refused; ``cut`` counts the chunks that are longer than the encoder reads (only a user's own chunks can be);
     ``parsed`` files and ``encoded`` chunks were not taken from the version before. ``version`` is the one that now
-    stands, ``changed`` whether this run wrote it."""
+    stands, ``changed`` whether this run wrote it; ``idle_rules`` are the paths of rules that met no file."""
 
     path: Path
     version: str
@@ -62,6 +62,7 @@ class IndexSummary:
     encoded: int
     outcomes: Mapping[str, int]
     left_out: tuple[ReadOutcome, ...]
+    idle_rules: tuple[str, ...]
     seconds: float
 
 
@@ -373,5 +374,5 @@ class _Build:
             path=out, version=version, changed=bool(self._version), documents=documents.statuses["indexed"],
             chunks=facts.get("chunks", len(self._kept)), cut=facts.get("cut", len(self._cut)), parsed=documents.parsed,
             encoded=self._encoded, outcomes=dict(documents.statuses), left_out=tuple(documents.left_out),
-            seconds=seconds,
+            idle_rules=tuple(documents.idle_rules), seconds=seconds,
         )  # fmt: skip

@@ -28,13 +28,15 @@ from raft.retrieval.filters import facets_of
 @dataclass
 class Documents:
     """The documents of the version being written, in order. ``old_rows`` says for each which row of the previous
-    version it is unchanged from, -1 for none; ``labels`` are all that they carry."""
+    version it is unchanged from, -1 for none; ``labels`` are all that they carry; ``idle_rules`` the paths of rules
+    that met no file and no source."""
 
     old_rows: list[int] = field(default_factory=list)
     facets: list[dict[str, Any]] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     left_out: list[ReadOutcome] = field(default_factory=list)
     parsed: int = 0
+    idle_rules: list[str] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -48,6 +50,7 @@ class DocumentWriter:
         self.written = Documents()
         self._previous = previous
         self._rules = rules
+        self.written.idle_rules = [rule.path for rule in rules]
         self._owners: dict[str, str] = {}  # document id -> the outcome's source
         self._has_lost_an_id = False
         self._open = ExitStack()
@@ -64,6 +67,7 @@ class DocumentWriter:
     def add(self, file: SourceFile) -> None:
         """Write what became of a file; one whose outcomes are None is as it was in the previous version."""
         self._has_lost_an_id = False
+        self._note_rules_for(file.name)
         if file.outcomes is None:
             rows = self._unchanged(file.name)
         else:
@@ -92,6 +96,10 @@ class DocumentWriter:
                         metadata[key] = sorted({*metadata.get(key, ()), *more})
         return replace(document, metadata=metadata)
 
+    def _note_rules_for(self, name: str) -> None:
+        """A rule that meets no document is said at the end: with a slip in its path, its labels protect nothing."""
+        self.written.idle_rules = [path for path in self.written.idle_rules if not fnmatch.fnmatchcase(name, path)]
+
     def _unchanged(self, name: str) -> list[dict[str, Any]]:
         assert self._previous is not None
         rows = []
@@ -112,6 +120,7 @@ class DocumentWriter:
             self._has_lost_an_id = True
             return self._count(source, "refused", None, f"its id {identifier!r} is taken by {self._owners[identifier]}")
         self._owners[identifier] = source
+        self._note_rules_for(facets["source"])
         self._rows.write(identifier, line)
         self.written.old_rows.append(-1 if old is None else old)
         self.written.facets.append(dict(facets))

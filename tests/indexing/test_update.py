@@ -194,7 +194,9 @@ def test_rules_give_labels_and_tags_and_other_rules_need_a_word(tmp_path: Path) 
     files = FILES | {"hr/pay.jsonl": json.dumps(row)}
     source, out = write_files(tmp_path / "source", files), tmp_path / "index"
     rules = (RuleRecipe(path="hr/**", labels=("hr",), tags=("money",)), RuleRecipe(path="pets.md", labels=("vet",)))
-    build(source, out, rules=rules)
+    assert build(source, out, rules=(*rules, RuleRecipe(path="HR/**", labels=("hr",)))).idle_rules == ("HR/**",)
+    assert build(source, out, rules=rules, overwrite=True).idle_rules == ()
+    assert build(source, out, rules=rules).idle_rules == ()  # nor where every file is known already
     index = open_index(out, labels=("hr", "board"))
     assert index.manifest.facts["labels"] == ["board", "hr", "vet"]
     assert index.document("pay").metadata["tags"] == ["money"]  # though its row names another source

@@ -145,7 +145,7 @@ def look(out: Path) -> str:
 
 
 def fork(work: Callable[[], str | None], kill_after: float | None = None) -> tuple[int, str]:
-    """Do the work in a child process. Its signal or exit code, and what it returned."""
+    """Do the work in a child process. Its signal or exit code (1 when it hung), and what it returned."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -163,12 +163,21 @@ def fork(work: Callable[[], str | None], kill_after: float | None = None) -> tup
         time.sleep(kill_after)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    hung = []
+
+    def stop(*_: Any) -> None:
+        hung.append(child)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, stop)
     signal.alarm(_SECONDS)
     with os.fdopen(read, "rb") as stream:
         said = stream.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
     signal.alarm(0)
+    if hung:  # its own kill, or its end, never came
+        return 1, f"still running after {_SECONDS} seconds"
     return os.waitstatus_to_exitcode(status), said
 
 
@@ -208,7 +217,7 @@ def kill_once(lab: Lab, edition: str, out: Path, at: int | None, after: float | 
     lab.say("starting")
     code, said = fork(run, after)
     if code > 0:
-        lab.failures.append(f"a run that was to be killed failed: {said.splitlines()[-1]}")
+        lab.failures.append(f"a run that was to be killed failed: {said.splitlines()[-1] if said else code}")
     return lab.stage[:].decode().strip() if code == -signal.SIGKILL else None
 
 

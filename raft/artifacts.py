@@ -33,11 +33,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raft.errors import ArtifactError, InputError
+from raft.errors import ArtifactError, InputError, UsageError
 
 MANIFEST = "manifest.json"
 RESUME = "resume.json"
 FORMAT = 2
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # said by nothing but writing
+_CANNOT_WRITE = {*_DISK_IS_FULL, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EBADF}  # of file systems that know none, NFS among them
 _PACKAGES = (
     "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
     "langchain-text-splitters", "numpy",
@@ -102,7 +105,9 @@ def home() -> Path:
 
 
 def check_free(out: Path, overwrite: bool = False) -> None:
-    """Raise ArtifactError when ``out`` is taken and may not be replaced. Call before any long work."""
+    """Raise ArtifactError when ``out`` is taken and may not be replaced, UsageError when no folder can be put there.
+    Call before any long work."""
+    place_of(out)
     if out.exists() and not overwrite:
         raise ArtifactError(f"{out} exists already", "Name another --out, or replace it with --overwrite")
     if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir() if out.is_dir() else [out]):
@@ -111,7 +116,96 @@ def check_free(out: Path, overwrite: bool = False) -> None:
 
 def partial_folder(out: Path) -> Path:
     """Where the unfinished work of ``out`` lies, beside it so that the last rename stays on one disk."""
+    out = real_folder(out)
     return out.with_name(out.name + ".partial")
+
+
+def real_folder(out: Path) -> Path:
+    """The folder itself where ``out`` is a link to it or is called "." or ".."; raises UsageError for the root."""
+    if out.is_symlink() or out.name in ("", ".."):
+        out = Path(os.path.realpath(out))
+    if not out.name:
+        raise UsageError(f"{out} is the root of the disk", "Name a folder inside it")
+    return out
+
+
+def place_of(out: Path) -> Path:
+    """The folder that is to be written for ``out``. Raises UsageError when no rename can put one there."""
+    if out.name in ("", ".."):
+        raise UsageError(f"--out {out} is the folder that you are in or one above it", "Name one inside: --out NAME")
+    folder = real_folder(out)
+    if folder.is_mount():
+        what = f"{out} is a mount point: it cannot be replaced as a whole"
+        raise UsageError(what, f"Name a folder inside it: --out {out / 'NAME'}")
+    return folder
+
+
+def is_of_output(error: OSError, out: Path) -> bool:
+    """Whether an error says that ``out`` cannot be written; it may be of what is read, or of a library."""
+    if error.errno in _DISK_IS_FULL:
+        return True
+    if error.filename is None:
+        return error.errno is None and " written" in str(error)  # numpy's "3 requested and 0 written" says no more
+    named = (name for name in (error.filename, error.filename2) if isinstance(name, str | bytes))
+    paths = [Path(os.path.realpath(os.fsdecode(name))) for name in named]
+    ours = {Path(os.path.realpath(folder)) for folder in (out, partial_folder(out))}
+    return error.errno in _CANNOT_WRITE and any(not ours.isdisjoint((path, *path.parents)) for path in paths)
+
+
+# --- one writer at a time ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[Path]:
+    """Hold the locks on the partial folder of ``out``, made where it is missing, and on ``out`` where it is there: a
+    finished artefact is the renamed partial folder, so that whoever holds the one holds the other. They are the
+    system's: they die with their process. Gives the partial folder; raises UsageError when another process has it."""
+    partial = partial_folder(out)
+    with contextlib.ExitStack() as held:
+        try:
+            while not _hold(partial, out, held):
+                held.close()
+        except BlockingIOError:
+            raise UsageError(f"another raft is writing {out}", "Wait until it has finished") from None
+        except OSError as error:
+            raise InputError(f"{partial} cannot be written ({error.strerror})", "Name another --out") from None
+        try:
+            yield partial
+        finally:
+            with contextlib.suppress(OSError):
+                partial.rmdir()  # only where nothing is kept
+
+
+def _hold(partial: Path, out: Path, held: contextlib.ExitStack) -> bool:
+    """Lock both; False when ``partial`` was moved away meanwhile by the process that had locked it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = _lock(partial, held)
+        if out.exists():
+            try:
+                _lock(out, held)
+            except BlockingIOError:
+                partial.rmdir()  # made above: who writes ``out`` has moved or removed its own
+                raise
+        return os.path.samestat(os.fstat(handle), partial.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(folder: Path, held: contextlib.ExitStack) -> int:
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return handle
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -134,25 +228,32 @@ def writing(
     by work that may not. ``may_change`` names the parts of the recipe that what is kept does not depend on.
 
     Raises ArtifactError when ``out`` is taken, or when partial work of other settings or inputs lies there;
-    InputError when the disk is full or not writable.
+    UsageError when another process writes it; InputError when the disk is full or not writable.
     """
     check_free(out, overwrite)
-    draft = Draft(partial_folder(out), dict(inputs))
+    place = place_of(out)
     began = time.monotonic()
     identity = {"kind": kind, "recipe": json.loads(json.dumps(recipe, default=str)), "inputs": dict(inputs)}
-    _prepare(draft.folder, identity, resume, may_change)
-    try:
-        yield draft
-        finish(draft, kind, recipe, time.monotonic() - began)
-        _publish(draft.folder, out)
-        _tidy(out, [path.relative_to(draft.folder) for path in draft.scratch])
-    except BaseException as error:
-        if resume is None:
-            shutil.rmtree(draft.folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            way_on = "or name another --out" if resume is None else "and go on with --resume"
-            raise InputError(f"{out} cannot be written ({error.strerror})", f"Free disk space {way_on}") from error
-        raise
+    with locked(place) as partial:
+        check_free(out, overwrite)  # another process may have made it meanwhile
+        draft = Draft(partial, dict(inputs))
+        _prepare(draft.folder, identity, resume, may_change)
+        try:
+            yield draft
+            finish(draft, kind, recipe, time.monotonic() - began)
+            _publish(draft.folder, place)
+            _tidy(place, [path.relative_to(draft.folder) for path in draft.scratch])
+        except BaseException as error:
+            if resume is None:
+                shutil.rmtree(draft.folder, ignore_errors=True)
+            if isinstance(error, OSError) and is_of_output(error, place):
+                raise _cannot_write(out, error, resume) from error
+            raise
+
+
+def _cannot_write(out: Path, error: OSError, resume: bool | None) -> InputError:
+    way_on = "or name another --out" if resume is None else "and go on with --resume"
+    return InputError(f"{out} cannot be written ({error.strerror or error})", f"Free disk space {way_on}")
 
 
 def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None, may_change: Collection[str]) -> None:
@@ -167,10 +268,9 @@ def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None, may_ch
             return
         if resumable:
             raise ArtifactError(f"unfinished work lies in {folder}", _WAYS_ON[resume])
-    if folder.exists():
-        shutil.rmtree(folder)
     try:
-        folder.mkdir(parents=True)
+        for path in folder.iterdir():  # the folder itself is locked
+            remove(path)
         write_json(marker, identity | {"resumable": resume is not None})
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror})", "Name another --out") from None
@@ -253,6 +353,14 @@ def _tidy(folder: Path, scratch: Sequence[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -279,21 +387,23 @@ def read_manifest(folder: Path, kind: str) -> Manifest:
     return manifest
 
 
+_MAKE_AGAIN = "Restore it from a backup, or make it again with --overwrite"
+
+
 def parse_manifest(folder: Path) -> Manifest:
-    remedy = "Restore it from a backup, or make it again"
     try:
         data = (folder / MANIFEST).read_bytes()
         row = json.loads(data)
         row.pop("checksum", None)
         if row.get("format", FORMAT) != FORMAT:
             made = "newer" if row["format"] > FORMAT else "older"
-            how = "Upgrade raft-tune" if made == "newer" else "Make it again"
+            how = "Upgrade raft-tune" if made == "newer" else "Make it again with --overwrite"
             raise ArtifactError(f"{folder} has format {row['format']} of {made} raft; this one reads {FORMAT}", how)
         manifest = Manifest(**row)
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} is damaged ({error})", remedy) from None
+        raise ArtifactError(f"{folder / MANIFEST} is damaged ({error})", _MAKE_AGAIN) from None
     if _manifest_text(manifest).encode() != data:
-        raise ArtifactError(f"{folder / MANIFEST} is damaged: it has changed since it was made", remedy)
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: it has changed since it was made", _MAKE_AGAIN)
     return manifest
 
 
@@ -312,11 +422,11 @@ def open_artifact(folder: Path, kind: str) -> Manifest:
     for name, expected in manifest.files.items():
         path = folder / manifest.version / name
         if not path.is_file():
-            raise ArtifactError(f"{folder} is damaged: {name} is missing", "Restore it from a backup, or make it again")
+            raise ArtifactError(f"{folder} is damaged: {name} is missing", _MAKE_AGAIN)
         if hash_file(path) != expected:
             raise ArtifactError(
                 f"{folder} is damaged: {name} has changed since it was made",
-                "Restore it from a backup, or make it again",
+                _MAKE_AGAIN,
             )
     return manifest
 

@@ -361,7 +361,9 @@ class EvaluateRecipe(Searching):
         "test", description="questions of this split; all: every question"
     )
     limit: int | None = Field(None, ge=1, description="at most this many questions, drawn with the seed")
-    labels: tuple[str, ...] = Field((), description="closed label set, e.g. yes, no, maybe: adds accuracy and macro-F1")
+    answer_labels: tuple[str, ...] = Field(
+        (), description="closed set of answers, e.g. yes, no, maybe: adds accuracy and macro-F1"
+    )
     top_k: int = Field(4, ge=1, le=100, description="documents given to every system that retrieves")
     shots: int = Field(3, ge=1, le=32, description="in-context examples of the few-shot systems, from the train split")
     max_new_tokens: int = Field(128, ge=1, description="longest answer, in tokens")

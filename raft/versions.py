@@ -10,14 +10,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raft.artifacts import (
@@ -25,18 +22,16 @@ from raft.artifacts import (
     RESUME,
     Draft,
     finish,
+    is_of_output,
+    locked,
     partial_folder,
+    place_of,
     read_manifest,
+    remove,
     sync_folder,
     write_json,
 )
-from raft.errors import ArtifactError, InputError, UsageError
-
-_CANNOT_WRITE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO,
-    None,  # numpy and FAISS do not say why a write came to nothing
-}  # fmt: skip
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EBADF}  # of file systems that know none, NFS among them
+from raft.errors import ArtifactError, InputError
 
 
 class Unchanged(Exception):
@@ -50,12 +45,13 @@ def new_version(out: Path, kind: str, recipe: Mapping[str, Any], keep: Collectio
     earlier attempt when the block raises ``Unchanged``.
 
     ``keep`` names what stays in ``NAME.partial`` when the block fails, for the next run to use: ``draft.folder.parent``
-    holds it. Raises UsageError when another process is at work on ``out``; ArtifactError when ``out`` is something
-    else, or unfinished work of another kind lies beside it; InputError when the disk is full or not writable.
+    holds it. Raises UsageError when another process is at work on ``out``, or no folder can be put there; ArtifactError
+    when ``out`` is something else, or unfinished work of another kind lies beside it; InputError when the disk is full
+    or not writable.
     """
-    partial = partial_folder(out)
+    out = place_of(out)
     began = time.monotonic()
-    with _locked(partial, out), _said_plainly(out):
+    with locked(out) as partial, _said_plainly(out):
         draft = Draft(partial / _next_version(out, kind))
         _check_unfinished(partial, kind, keep)
         try:
@@ -69,7 +65,7 @@ def new_version(out: Path, kind: str, recipe: Mapping[str, Any], keep: Collectio
             _clear(partial, keep)
             raise
         finally:
-            remove_leftovers(out, kind)
+            remove_leftovers(out, kind, keep)
 
 
 @contextlib.contextmanager
@@ -78,62 +74,10 @@ def _said_plainly(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if not is_of_output(error, out):
             raise
         remedy = "Free disk space, or name another --out"
         raise InputError(f"{out} cannot be written ({error.strerror or error})", remedy) from error
-
-
-# --- one writer at a time ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(partial: Path, out: Path) -> Iterator[None]:
-    """Hold the locks on ``partial``, made where it is missing, and on ``out`` where it is there: the first version is
-    the renamed ``partial``, so that whoever holds the one holds the other. They are the system's: they die with
-    their process."""
-    with contextlib.ExitStack() as held:
-        try:
-            while not _hold(partial, out, held):
-                held.close()
-        except BlockingIOError:
-            raise UsageError(f"another raft is writing {out}", "Wait until it has finished") from None
-        except OSError as error:
-            raise InputError(f"{partial} cannot be written ({error.strerror})", "Name another --out") from None
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                partial.rmdir()  # only where nothing is kept
-
-
-def _hold(partial: Path, out: Path, held: contextlib.ExitStack) -> bool:
-    """Lock both; False when ``partial`` was moved away meanwhile by the process that had locked it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        locked = _lock(partial, held)
-        if out.exists():
-            try:
-                _lock(out, held)
-            except BlockingIOError:
-                partial.rmdir()  # made above: who writes ``out`` has moved or removed its own
-                raise
-        return os.path.samestat(os.fstat(locked), partial.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(folder: Path, held: contextlib.ExitStack) -> int:
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    held.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return handle
 
 
 # --- the folders ---------------------------------------------------------------------------------------------------
@@ -157,7 +101,7 @@ def _next_version(out: Path, kind: str) -> str:
     return f"v{max(numbers, default=0) + 1}"
 
 
-_VERSION = re.compile(r"v\d{1,18}")
+_VERSION = re.compile(r"v[0-9]{1,18}")
 _UNFINISHED = re.compile(rf"v\d+|({re.escape(MANIFEST)}|{re.escape(RESUME)})(\.tmp)?")
 
 
@@ -184,7 +128,7 @@ def _clear(partial: Path, keep: Collection[str] = ()) -> None:
     kept = {path.name for path in paths if path.name in keep}
     for path in paths:
         if path.name not in kept and not (kept and path.name == RESUME):
-            _remove(path)
+            remove(path)
 
 
 def _switch(version: Path, out: Path) -> None:
@@ -195,6 +139,7 @@ def _switch(version: Path, out: Path) -> None:
         partial.rename(out)
         sync_folder(out.parent)
         return
+    _note_first_format(out)
     version.rename(out / version.name)
     sync_folder(out)
     (partial / MANIFEST).replace(out / MANIFEST)  # from here on the new version is read
@@ -202,31 +147,82 @@ def _switch(version: Path, out: Path) -> None:
     _clear(partial)
 
 
-def leftovers(out: Path, kind: str) -> list[Path]:
-    """What lies in ``out`` and beside it, and belongs to no version that is read."""
+def leftovers(out: Path, kind: str, keep: Collection[str] = ()) -> list[Path]:
+    """What stopped runs left in ``out`` and beside it; it belongs to no version that is read."""
     beside = partial_folder(out)
-    return _unread(out, kind) + ([beside] if beside.exists() else [])
+    return _unread(out, kind, keep) + ([beside] if _is_unfinished(beside, kind, keep) else [])
 
 
-def remove_leftovers(out: Path, kind: str) -> None:
-    """Remove from ``out`` all but its manifest and the version that this names; nothing where that cannot be told."""
-    with contextlib.suppress(ArtifactError):
-        for path in _unread(out, kind):
-            _remove(path)
-
-
-def _unread(out: Path, kind: str) -> list[Path]:
-    manifest = read_manifest(out, kind)
+def strangers(out: Path, kind: str, keep: Collection[str] = ()) -> list[Path]:
+    """What lies in ``out`` and beside it and was not put there by raft, which therefore never removes it."""
+    manifest, beside = read_manifest(out, kind), partial_folder(out)
     version = out / manifest.version
-    if not manifest.version or not version.is_dir():
-        raise ArtifactError(f"{out} has no versions", "Make it again")
+    known = {out / MANIFEST, version, *_unread(out, kind, keep)}
+    above = {parent for path in known for parent in path.parents}
+    found = [path for path in out.rglob("*") if known.isdisjoint((path, *path.parents)) and path not in above]
     wanted = {version / name for name in manifest.files}
-    inside = (path for path in version.rglob("*") if path not in wanted and not path.is_dir())
-    return sorted([path for path in out.iterdir() if path not in {out / MANIFEST, version}] + list(inside))
+    found += [path for path in version.rglob("*") if path not in wanted and not path.is_dir()]
+    folders = {path for path in found if path.is_dir()}
+    top = [path for path in found if folders.isdisjoint(path.parents)]
+    return sorted(top) + ([beside] if beside.exists() and not _is_unfinished(beside, kind, keep) else [])
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def remove_leftovers(out: Path, kind: str, keep: Collection[str] = ()) -> None:
+    """Remove from ``out`` what raft itself put there and no longer reads; nothing where that cannot be told."""
+    with contextlib.suppress(ArtifactError):
+        for path in _unread(out, kind, keep):
+            remove(path)
+            for folder in path.parents:  # those of the first format, when they are empty
+                if folder == out:
+                    break
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _unread(out: Path, kind: str, keep: Collection[str]) -> list[Path]:
+    """Raft's own in ``out`` but for the manifest and the version that it names. Last comes the marker, which says that
+    what is kept, or the files of the first format, are raft's too."""
+    manifest = read_manifest(out, kind)
+    version, marker = out / manifest.version, out / RESUME
+    if not manifest.version or not version.is_dir():
+        raise ArtifactError(f"{out} has no versions", "Make it again with --overwrite")
+    own = [path for path in out.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    names = [f"{MANIFEST}.tmp", f"{RESUME}.tmp", *(_marked(marker, keep) if marker.exists() else ()), RESUME]
+    there = [out / name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    return [*sorted(path for path in own if path != version), *there]
+
+
+def _is_unfinished(partial: Path, kind: str, keep: Collection[str]) -> bool:
+    try:
+        _check_unfinished(partial, kind, keep)
+    except (ArtifactError, OSError):
+        return False
+    return True
+
+
+# An artefact of the first format has its files beside its manifest. Only that manifest knows which are raft's and which
+# the user's, so the list is kept in the marker until they are removed: the switch, which replaces the manifest, comes
+# before.
+
+
+def _note_first_format(out: Path) -> None:
+    try:
+        row = json.loads((out / MANIFEST).read_bytes())
+        files = [name for name in row["files"] if _is_inside(name)] if row["format"] == 1 else []
+    except (ValueError, RecursionError, KeyError, TypeError):  # damaged: what lies there stays
+        return
+    if files:
+        write_json(out / RESUME, {"replaced": sorted(files)})
+
+
+def _marked(marker: Path, keep: Collection[str]) -> list[str]:
+    try:
+        replaced = json.loads(marker.read_bytes()).get("replaced")
+    except (ValueError, RecursionError, AttributeError):
+        return []
+    return sorted(keep) if replaced is None else [name for name in replaced if _is_inside(name)]
+
+
+def _is_inside(name: object) -> bool:
+    path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath("/")
+    return not path.is_absolute() and path.parts != () and ".." not in path.parts and path.parts != (MANIFEST,)

@@ -25,7 +25,7 @@ from raft.artifacts import (
     writing,
 )
 from raft.config import EvaluateRecipe, TrainRecipe
-from raft.errors import ArtifactError, InputError
+from raft.errors import ArtifactError, InputError, UsageError
 from raft.evaluation import compare
 from raft.training import run
 from raft.training.trainer import last_checkpoint
@@ -84,6 +84,27 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No space left"), writing(tmp_path / "a", "index", {}, {}):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resume", [None, False])
+def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path: Path, resume: bool | None) -> None:
+    for _ in range(2):  # the first time, and where it is replaced
+        with writing(tmp_path / "a", "index", {}, {}, overwrite=True, resume=resume) as draft:
+            (draft.folder / "data.txt").write_text("first")
+            with pytest.raises(UsageError, match=r"another raft is writing .*a"):
+                make(tmp_path / "a", "second", overwrite=True)
+        assert list(open_artifact(tmp_path / "a", "index").files) == ["data.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_out_may_be_a_link_but_not_the_folder_one_is_in(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "a").mkdir(parents=True)
+    (tmp_path / "a").symlink_to(tmp_path / "disk" / "a")
+    make(tmp_path / "a", overwrite=True)
+    assert (tmp_path / "a").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["a"]
+    with pytest.raises(UsageError, match=r"--out \. is the folder that you are in"):
+        make(Path(), overwrite=True)
 
 
 def test_replacing_needs_a_word_and_never_touches_what_is_not_ours(tmp_path: Path) -> None:

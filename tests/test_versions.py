@@ -75,8 +75,10 @@ def test_unchanged_leaves_all_as_it_is_and_clears_what_was_kept(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         write(out, "new", fail=KeyboardInterrupt())
     (out / "v9").mkdir()
+    (out / "notes.txt").write_text("mine")
     write(out, "other", fail=Unchanged())
-    assert (text_of(out), names(out), names(tmp_path)) == ("one", [MANIFEST, "v1"], ["a"])
+    assert (text_of(out), names(out), names(tmp_path)) == ("one", [MANIFEST, "notes.txt", "v1"], ["a"])
+    assert versions.strangers(out, "index") == [out / "notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,40 @@ def test_a_full_disk_is_one_clear_line_and_costs_nothing(
     assert text_of(out) == "old"
     assert names(out) == [MANIFEST, "v1"]
     assert names(partial_folder(out)) == ["kept", RESUME]
+
+
+def test_only_what_is_of_the_output_is_said_of_it(tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    for error in (PermissionError(errno.EACCES, "no", str(tmp_path / "source")), OSError("no such model")):
+        with pytest.raises(OSError, match=r"no") as caught:
+            write(out, fail=error)
+        assert caught.value is error
+    for where in (out / "v1" / "x", partial_folder(out) / "v1" / "x"):
+        with pytest.raises(InputError, match=r"a cannot be written \(no\)"):
+            write(out, fail=PermissionError(errno.EACCES, "no", str(where)))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk" / "a").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "disk" / "a")
+    for text in ("one", "two"):
+        write(tmp_path / "a", text)
+        assert text_of(tmp_path / "a") == text
+    assert (tmp_path / "a").is_symlink()
+    assert (names(tmp_path), names(tmp_path / "disk")) == (["a", "disk"], ["a"])
+
+
+def test_places_where_no_folder_can_be_put_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for out in (Path(), Path(".."), tmp_path / "..", Path("/")):
+        with pytest.raises(UsageError, match="--out"):
+            write(out)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "a")
+    with pytest.raises(UsageError, match=r"a is a mount point.*--out .*a/NAME$"):
+        write(tmp_path / "a")
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:

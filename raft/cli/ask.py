@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,8 @@ def _check_labels(adapter: Path, held: Sequence[str]) -> None:
     if missing:
         raise UsageError(
             f"adapter {adapter} was tuned on documents that need the access label {', '.join(missing)}",
-            "Give it with --label, or in the recipe's labels, to users who hold it",
+            "For users who hold it, give it with --label (raft ask), or as labels in the recipe or "
+            f"--set 'labels={json.dumps(missing, ensure_ascii=False)}' (raft serve)",
         )
 
 

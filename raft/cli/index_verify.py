@@ -15,7 +15,8 @@ from raft.cli.options import ToJson, printable
 def index_verify(
     index: Annotated[Path, typer.Argument(help="Index to verify: an artefact of raft index.")],
     gone: Annotated[
-        list[str] | None, typer.Option("--gone", help="id of a document that must not be in it (may be repeated)")
+        list[str] | None,
+        typer.Option("--gone", help="document (id), source or file that must not be in it (may be repeated)"),
     ] = None,
     to_json: ToJson = False,
 ) -> None:
@@ -31,8 +32,11 @@ def index_verify(
             f"{index}: {found.documents} documents, {found.chunks} chunks, {found.files} files, {found.bytes:,} bytes, "
             "every byte as it was written"
         )
-        for identifier in gone or ():
-            print(printable(f"document {identifier}: {'see below' if found.problems else 'no trace'}"))
+        for name, what in found.gone.items():
+            said = f"in the index: {what}" if what else "the index has no document, file or source of that name"
+            print(printable(f"{name}: {said}"))
+        for path in found.not_of_raft:
+            print(printable(f"not of raft: {path} (never read, never removed)"))
         for problem in found.problems:
             print(printable(f"problem: {problem}"))
     if found.problems:

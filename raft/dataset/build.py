@@ -117,8 +117,9 @@ def generate_dataset(
             asked = None if teacher is None else _teacher(recipe, teacher, journal)
             gate, held_out = _collect(recipe, index, asked, progress)
         alike = _near_duplicates(index.chunks)
-        items = _settle(recipe, gate, held_out, alike)
-        examples = _draw(recipe, index, items, held_out, alike, progress)
+        strict = _stricter(index.chunks, held_out, alike)
+        items = _settle(recipe, gate, strict, alike)
+        examples = _draw(recipe, index, items, strict, alike, progress)
         documents = _write(draft.folder, items, examples, gate, index.chunks)
         summary = _summary(out, items, examples, gate, asked)
         facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
@@ -201,15 +202,28 @@ def _groups_of(items: Iterable[GroundedQuestion], alike: Mapping[str, int]) -> s
     return {alike[name] for item in items for name in item.oracle_ids if name in alike}
 
 
+@dataclass(frozen=True, slots=True)
+class _Stricter:
+    """The documents of dev and test rows that were not to be used, and the near-duplicate groups of their chunks."""
+
+    documents: Mapping[str, Split]
+    groups: frozenset[int]
+
+
+def _stricter(chunks: Iterable[Chunk], held_out: Mapping[str, Split], alike: Mapping[str, int]) -> _Stricter:
+    held = (chunk.id for chunk in chunks if chunk.document_id in held_out) if held_out else ()
+    return _Stricter(held_out, frozenset(alike[name] for name in held if name in alike))
+
+
 def _settle(
-    recipe: GenerateRecipe, gate: Gate, held_out: Mapping[str, Split], alike: Mapping[str, int]
+    recipe: GenerateRecipe, gate: Gate, held_out: _Stricter, alike: Mapping[str, int]
 ) -> list[GroundedQuestion]:
     """The questions that examples can be made of, each in its split. Raises InputError when none is left."""
     places = recipe.context.distractor_range[1] + 1
     gate.refuse_where({item.id: "more_oracles_than_places" for item in gate.accepted if len(item.oracle_ids) > places})
     splits = split_by_document(gate.accepted, recipe.split.dev, recipe.split.test, recipe.seed)
-    gate.refuse_where(dict.fromkeys(leaks(gate.accepted, splits, held_out), "document_of_stricter_split"))
-    strict = _groups_of((item for item in gate.accepted if splits[item.id] != "train"), alike)
+    gate.refuse_where(dict.fromkeys(leaks(gate.accepted, splits, held_out.documents), "document_of_stricter_split"))
+    strict = held_out.groups | _groups_of((item for item in gate.accepted if splits[item.id] != "train"), alike)
     trained = [item for item in gate.accepted if splits[item.id] == "train" and _groups_of([item], alike) & strict]
     gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in trained})
     if not any(item.oracle_ids for item in gate.accepted):
@@ -225,7 +239,7 @@ def _draw(
     recipe: GenerateRecipe,
     index: SearchableIndex,
     items: Sequence[GroundedQuestion],
-    held_out: Mapping[str, Split],
+    held_out: _Stricter,
     alike: Mapping[str, int],
     progress: Progress,
 ) -> dict[Split, list[RaftExample]]:
@@ -258,14 +272,15 @@ def _draw(
 def _pools(
     chunks: Iterable[Chunk],
     items: Sequence[GroundedQuestion],
-    held_out: Mapping[str, Split],
+    held_out: _Stricter,
     alike: Mapping[str, int],
 ) -> tuple[list[str], list[str]]:
     """The chunks that may be distractors, and those that may in train: documents that dev or test questions rest on
-    are not even that, nor are near-duplicates of their oracles."""
+    are not even that, nor are near-duplicates of their oracles, or of any chunk of a document whose questions were not
+    to be used."""
     strict_items = [item for item in items if item.split != "train"]
-    documents = {name for item in strict_items for name in item.document_ids} | set(held_out)
-    groups = _groups_of(strict_items, alike)
+    documents = {name for item in strict_items for name in item.document_ids} | set(held_out.documents)
+    groups = held_out.groups | _groups_of(strict_items, alike)
     document_of = {chunk.id: chunk.document_id for chunk in chunks}
     in_train = [
         name for name, document in document_of.items() if document not in documents and alike.get(name) not in groups

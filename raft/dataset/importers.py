@@ -29,8 +29,9 @@ _TYPES: dict[str, AnswerType] = {
 _REMEDY = "corpora/medical/questions.jsonl shows the columns"
 
 
-def read_questions(path: Path) -> list[QaItem]:
-    """The questions of a JSON lines file (may be gzipped), in its order.
+def read_questions(path: Path, *, need_answers: bool = True) -> list[QaItem]:
+    """The questions of a JSON lines file (may be gzipped), in its order. Where no answers are needed, a row without
+    one has the answer "".
 
     Raises InputError naming file, line and column of the first bad row, for an id that stands twice, and for a
     file without questions.
@@ -38,7 +39,7 @@ def read_questions(path: Path) -> list[QaItem]:
     items: dict[str, QaItem] = {}
     for number, row in enumerate(read_rows(path), 1):
         where = f"{path} row {number}"
-        item = _to_item(row, where)
+        item = _to_item(row, where, need_answers)
         if item.id in items:
             raise InputError(f"{where}: id {item.id!r} stands there twice", "Give every question an id of its own")
         items[item.id] = item
@@ -47,7 +48,7 @@ def read_questions(path: Path) -> list[QaItem]:
     return list(items.values())
 
 
-def _to_item(row: Mapping[str, Any], where: str) -> QaItem:
+def _to_item(row: Mapping[str, Any], where: str, need_answers: bool) -> QaItem:
     kind = _text(row, "answer_type", where, default="short")
     if kind not in _TYPES:
         raise InputError(f"{where}: answer_type is {kind!r}; expected one of {', '.join(_TYPES)}", _REMEDY)
@@ -55,7 +56,7 @@ def _to_item(row: Mapping[str, Any], where: str) -> QaItem:
     if split not in (None, *get_args(Split)):
         raise InputError(f"{where}: split is {split!r}; expected train, dev or test", _REMEDY)
     unanswerable = kind == "unanswerable"
-    answer = _text(row, "answer", where, default="" if unanswerable else None)
+    answer = _text(row, "answer", where, default="" if unanswerable or not need_answers else None)
     evidence = () if unanswerable else _evidence(row, where)
     gold = [] if unanswerable else [*_texts(row, "gold_doc_ids", where), *(part.document_id for part in evidence)]
     aliases = [*_texts(row, "aliases", where), *_texts(row, "answers", where)]

@@ -9,16 +9,19 @@ Retrieval runs once; every system with documents is given the same hits. One cas
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
+from raft.artifacts import MANIFEST, parse_manifest
 from raft.config import SearchMode, SystemName
 from raft.dataset.answers import target_of
 from raft.dataset.grounding import ground, locate, shorten
-from raft.errors import InputError
+from raft.errors import ArtifactError, InputError
 from raft.evaluation.metrics import recall_at_k
 from raft.prompts import Shot, render_target
 from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split, question_key
@@ -114,8 +117,37 @@ SYSTEMS: Mapping[SystemName, System] = {
 }
 
 
-def leave_out_seen(items: Sequence[QaItem], split: str, seen: Mapping[str, Sequence[str]]) -> list[QaItem]:
-    """The questions that may test a model tuned on ``seen`` (an adapter's seen.json).
+def seen_by(models: Iterable[str | Path | None]) -> dict[str, set[str]]:
+    """All that these models were tuned on: the union of the seen.json (training/run.py writes it) of those that are
+    artefacts of raft train, and of the artefacts that those were tuned from. Others say nothing.
+
+    Raises ArtifactError when an artefact lacks its seen.json.
+    """
+    seen: dict[str, set[str]] = {"questions": set(), "documents": set()}
+    known: set[Path] = set()
+    waiting = [Path(model) for model in models if model is not None]
+    while waiting:
+        model = waiting.pop()
+        folder = model.parent if model.name == "model" and (model.parent / MANIFEST).is_file() else model
+        if folder in known or not (folder / MANIFEST).is_file():
+            continue
+        known.add(folder)
+        if not (folder / "seen.json").is_file():
+            raise ArtifactError(f"{folder} has no seen.json: nothing says what it was tuned on", "Train it again")
+        for name, values in json.loads((folder / "seen.json").read_text(encoding="utf-8")).items():
+            seen[name].update(values)
+        base = parse_manifest(folder).facts.get("base_model")
+        waiting += [Path(base)] if base else []
+    return seen
+
+
+def seen_note(count: int) -> str:
+    """What is said about the questions that ``leave_out_seen`` leaves out."""
+    return f"{count} questions are left out: a tuned model saw them or their documents"
+
+
+def leave_out_seen(items: Sequence[QaItem], split: str, seen: Mapping[str, Collection[str]]) -> list[QaItem]:
+    """The questions that may test what was tuned on ``seen`` (as ``seen_by`` gives it).
 
     Questions of the same words go when they are of the asked split "test" or "all". With "all" nobody has said
     which are for testing: those that rest on a document of the training questions go too. The splits "train" and
@@ -133,11 +165,13 @@ def leave_out_seen(items: Sequence[QaItem], split: str, seen: Mapping[str, Seque
     ]
 
 
-def select_questions(items: Sequence[QaItem], split: Split | None, limit: int | None, seed: int) -> list[QaItem]:
+def select_questions(
+    items: Sequence[QaItem], split: Split | None, limit: int | None, seed: int, *, need_answers: bool = True
+) -> list[QaItem]:
     """The questions of the split (all when None), at most ``limit`` drawn with the seed, in the file's order.
 
-    Raises InputError for an id that occurs twice, a question without a reference that is not marked unanswerable,
-    and a split without questions.
+    Raises InputError for an id that occurs twice, a question without a reference that is not marked unanswerable
+    (unless no answers are needed), and a split without questions.
     """
     repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
     if repeated:
@@ -149,7 +183,7 @@ def select_questions(items: Sequence[QaItem], split: Split | None, limit: int | 
             f"no question of split {split or 'all'!r} (found: {found or 'none'})",
             "Give the rows a split, or take all that no training has seen: --set split=all",
         )
-    for item in chosen:
+    for item in chosen if need_answers else ():
         if item.answer_type != "unanswerable" and not item.answer.strip():
             raise InputError(
                 f"question {item.id!r} has no reference answer", 'Add one, or set its answer_type to "unanswerable"'

@@ -10,7 +10,6 @@ Each reply is journalled as it comes, so that a killed run goes on and asks noth
 from __future__ import annotations
 
 import gc
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,14 +122,16 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     if recipe.adapter is not None:
         inputs["adapter"] = artifacts.open_artifact(recipe.adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))
-    unseen = asking.leave_out_seen(items, recipe.split, _seen(recipe.adapter))
+    encoder = artifacts.read_manifest(index_path, "index").recipe["encoder"]["model"]
+    models = (recipe.model.model, recipe.model.adapter, recipe.adapter, encoder, recipe.reranker)
+    unseen = asking.leave_out_seen(items, recipe.split, asking.seen_by(models))
     if len(unseen) < len(items):
-        notes.append(f"{len(items) - len(unseen)} questions are left out: the adapter saw them or their documents")
+        notes.append(asking.seen_note(len(items) - len(unseen)))
     for note in notes:
         print(f"raft: {note}", file=sys.stderr)
     split = None if recipe.split == "all" else recipe.split
     chosen = asking.select_questions(unseen, split, recipe.limit, recipe.seed)
-    check_labels(chosen, recipe.labels)
+    check_labels(chosen, recipe.answer_labels)
     index = open_index(index_path, labels=recipe.labels, reranker=recipe.reranker)
     inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint
     few_shot = any(system.shots for system in systems)
@@ -146,11 +147,6 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     cases = asking.build_cases(index, chosen, **search)
     shot_ids = tuple(item.id for item in examples)
     return Plan(tuple(systems), tuple(cases), shots, shot_ids, inputs, tuple(notes))
-
-
-def _seen(adapter: Path | None) -> Mapping[str, Sequence[str]]:
-    """What the adapter's seen.json says (training/run.py writes it); nothing without an adapter."""
-    return {} if adapter is None else json.loads((adapter / "seen.json").read_text(encoding="utf-8"))
 
 
 def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:
@@ -173,11 +169,11 @@ def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[S
 
 
 def check_labels(items: Sequence[QaItem], labels: Sequence[str]) -> None:
-    """Raises InputError when labels are asked for and no question's reference is one of them."""
+    """Raises InputError when answer labels are asked for and no question's reference is one of them."""
     if labels and not any(gold_label(item, labels) is not None for item in items):
         raise InputError(
-            f"no question's answer is one of the labels {list(labels)} (the first is {items[0].answer!r})",
-            "Correct labels in the recipe, or leave them out",
+            f"no question's answer is one of the answer_labels {list(labels)} (the first is {items[0].answer!r})",
+            "Correct answer_labels in the recipe, or leave them out",
         )
 
 
@@ -262,11 +258,14 @@ def _ask_system(model: ChatModel, system: System, requests: Sequence[ChatRequest
 
 def _report(name: str, recipe: EvaluateRecipe, plan: Plan, rows: Mapping[tuple[str, str], Row]) -> Report:
     results: dict[System, list[Result]] = {
-        system: [score_reply(rows[system.name, c.item.id], system, c, recipe.labels) for c in plan.cases]
+        system: [score_reply(rows[system.name, c.item.id], system, c, recipe.answer_labels) for c in plan.cases]
         for system in plan.systems
     }
     models = {system.name: rows[system.name, plan.cases[0].item.id]["model"] for system in plan.systems}
-    kept = {"split", "limit", "top_k", "search", "shots", "labels", "max_new_tokens", "seed", "confidence", "resamples"}
+    kept = {
+        "split", "limit", "top_k", "search", "reranker", "labels", "shots", "answer_labels", "max_new_tokens", "seed",
+        "confidence", "resamples",
+    }  # fmt: skip
     settings = {**recipe.model_dump(mode="json", include=kept), "shot_ids": list(plan.shot_ids), **plan.inputs}
     draw = Sampling(recipe.confidence, recipe.resamples, recipe.seed)
     return reporting.build(name, settings, plan.cases, results, models, draw, plan.notes)

@@ -65,7 +65,7 @@ def build(
 ) -> Report:
     """The report of these results: for each system one a case, in the cases' order. ``models`` names each system's
     model. Raises ValueError when the results are not those of the cases."""
-    labels = settings["labels"]
+    labels = settings["answer_labels"]
     systems = tuple(score_system(s, models[s.name], rows, cases, labels, draw) for s, rows in results.items())
     differences = tuple(score_differences("raft", {s.name: rows for s, rows in results.items()}, cases, draw))
     retrieval = tuple(score_retrieval(cases, settings["top_k"]))
@@ -127,7 +127,7 @@ def _chunks(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
 
 def systems_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Header and rows, as text, of the table of the systems."""
-    labels = bool(report.settings["labels"])
+    labels = bool(report.settings["answer_labels"])
     on_labels = ["accuracy", "macro-F1"] if labels else []
     header = ["system", "n", "failed", "EM", "F1", *on_labels, "quotes verbatim", "answers with quote",
               "declined P / R", "well-formed", "tokens in / out", "seconds"]  # fmt: skip

@@ -13,6 +13,7 @@ not found.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,15 @@ from raft import artifacts
 from raft.config import EvaluateRetrievalRecipe, SearchMode, require
 from raft.errors import InputError, UsageError
 from raft.evaluation import statistics
-from raft.evaluation.cases import Searchable, chunks_by_document, relevant_chunks, select_questions
+from raft.evaluation.cases import (
+    Searchable,
+    chunks_by_document,
+    leave_out_seen,
+    relevant_chunks,
+    seen_by,
+    seen_note,
+    select_questions,
+)
 from raft.evaluation.report import markdown_table
 from raft.evaluation.scoring import Sampling
 from raft.evaluation.statistics import Interval
@@ -32,6 +41,9 @@ from raft.records import Chunk, QaItem, to_row
 
 RANK_DEPTH = 10
 """Depth of MRR and nDCG, and how many distinct documents every search must reach where there are so many."""
+
+_RERANKED_DEPTH = 50
+"""Hits asked of a reranked search: asked for more, it would rerank more than it does when it is served."""
 
 Unit = Literal["document", "passage"]
 Scores = Mapping[str, Sequence[float]]
@@ -53,12 +65,13 @@ class Retriever:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked, and what was left out of the file's questions: those without a gold document, and those whose
-    gold documents the index lacks."""
+    """What is asked, and what was left out of the file's questions: those without a gold document, those whose gold
+    documents the index lacks, and those that a tuned model has seen."""
 
     items: tuple[QaItem, ...]
     without_gold: int
     not_indexed: int
+    seen: int = 0
 
     @property
     def clusters(self) -> list[str]:
@@ -111,7 +124,7 @@ class RetrieverScores:
     unit: Unit
     n: int
     figures: Mapping[str, Interval]
-    ms_per_query: float
+    ms_per_query: float  # of searches in batches: a rate, no waiting time
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,6 @@ def evaluate_retrieval(
     Raises UsageError, InputError or ArtifactError when recipe, questions and indexes do not fit together, ModelError
     when an encoder cannot be loaded.
     """
-    from raft.dataset.importers import read_questions
     from raft.retrieval.index import open_index
 
     if not 1 <= len(recipe.index) <= 2:
@@ -162,15 +174,14 @@ def evaluate_retrieval(
     if out is not None:
         artifacts.check_free(out, overwrite)
     inputs = {"questions": artifacts.hash_file(path)}
-    items = read_questions(path)
     opened = {
         name: open_index(folder, labels=recipe.labels, reranker=recipe.reranker)
         for name, folder in _names(recipe.index).items()
     }
     inputs |= {f"index {name}": index.manifest.fingerprint for name, index in opened.items()}
     check_same_documents(opened)
-    split = None if recipe.split == "all" else recipe.split
-    asked = choose_questions(items, next(iter(opened.values())), split, recipe.limit, recipe.seed)
+    encoders = [index.manifest.recipe["encoder"]["model"] for index in opened.values()]
+    asked = _ask(recipe, path, next(iter(opened.values())), [*encoders, recipe.reranker])
     found = list(_measure_all(retrievers(opened, modes_of(recipe)), asked, recipe, on_searched))
     draw = Sampling(recipe.confidence, recipe.resamples, recipe.seed)
     settings = recipe.model_dump(mode="json", exclude={"out"})
@@ -180,6 +191,19 @@ def evaluate_retrieval(
             write(report, draft.folder)
             draft.facts = {"question_set": report.question_set["hash"], "questions": len(asked.items)}
     return report
+
+
+def _ask(recipe: EvaluateRetrievalRecipe, path: Path, index: Searchable, models: Sequence[str | None]) -> Asked:
+    """The questions that none of the models was tuned on. They need gold documents, but no answers."""
+    from raft.dataset.importers import read_questions
+
+    items = read_questions(path, need_answers=False)
+    unseen = leave_out_seen(items, recipe.split, seen_by(models))
+    seen = len(items) - len(unseen)
+    if seen:
+        print(f"raft: {seen_note(seen)}", file=sys.stderr)
+    split = None if recipe.split == "all" else recipe.split
+    return replace(choose_questions(unseen, index, split, recipe.limit, recipe.seed), seen=seen)
 
 
 def modes_of(recipe: EvaluateRetrievalRecipe) -> list[SearchMode]:
@@ -218,7 +242,7 @@ def choose_questions(items: Sequence[QaItem], index: Searchable, split: Any, lim
 
     Raises InputError when none is left, besides what ``select_questions`` raises.
     """
-    chosen = select_questions(items, split, None, seed)
+    chosen = select_questions(items, split, None, seed, need_answers=False)
     with_gold = [item for item in chosen if item.gold_document_ids]
     known = {chunk.document_id for chunk in index.chunks}
     indexed = [item for item in with_gold if known.issuperset(item.gold_document_ids)]
@@ -231,7 +255,7 @@ def choose_questions(items: Sequence[QaItem], index: Searchable, split: Any, lim
             f"({len(with_gold)} questions, {len(known)} documents indexed)",
             "Give the index that was built from the documents of these questions",
         )
-    asked = select_questions(indexed, None, limit, seed)
+    asked = select_questions(indexed, None, limit, seed, need_answers=False)
     return Asked(tuple(asked), len(chosen) - len(with_gold), len(with_gold) - len(indexed))
 
 
@@ -299,16 +323,25 @@ def measure(
 
 def search_deep(retriever: Retriever, questions: Sequence[str], documents: int) -> list[Ranking]:
     """What is found for each question, deep enough that so many distinct documents stand there (fewer where the
-    search finds fewer): a long document may fill many ranks."""
+    search finds fewer): a long document may fill many ranks.
+
+    What is measured is what is served. A reranked search is asked once, for it would rerank more hits when asked for
+    more. The others score a hit alike however many are asked for, but a deeper fused search joins more candidates:
+    what a deeper search adds stands behind what the first one found.
+    """
+    reranked = retriever.mode == "reranked"
     found = [Ranking()] * len(questions)
-    waiting, k = list(range(len(questions))), 5 * documents
+    held: dict[int, dict[str, Chunk]] = {n: {} for n in range(len(questions))}
+    waiting, k = list(held), _RERANKED_DEPTH if reranked else 5 * documents
     while waiting:
         results = retriever.index.search([questions[n] for n in waiting], k, retriever.mode)
         short = []
         for n, hits in zip(waiting, results, strict=True):
-            found[n] = _cut([hit.chunk for hit in hits], documents)
-            if len(hits) >= k and len(found[n].documents) < documents:
+            chunks = held.pop(n) | {hit.chunk.id: hit.chunk for hit in hits}  # a known one keeps its place
+            found[n] = _cut([*chunks.values()], documents)
+            if len(hits) >= k and len(found[n].documents) < documents and not reranked:
                 short.append(n)
+                held[n] = chunks
         waiting, k = short, 4 * k
     return found
 
@@ -390,12 +423,15 @@ def build_report(
         "hash": artifacts.digest(sorted((to_row(item) for item in asked.items), key=lambda row: row["id"])),
         "n": len(asked.items), "with_passages": len(found[0].with_passages), "clusters": len(set(asked.clusters)),
         "without_gold": asked.without_gold, "not_indexed": asked.not_indexed,
+        "seen": asked.seen,
     }  # fmt: skip
     differences = _correct([_difference(*pair, asked, draw) for pair in pairs(found)])
     return RetrievalReport(name, counted, settings, scores, differences, tuple(_notes(counted)), _misses(asked, found))
 
 
 def _notes(counted: Mapping[str, Any]) -> Iterator[str]:
+    if counted["seen"]:
+        yield seen_note(counted["seen"])
     if counted["without_gold"]:
         yield f"{counted['without_gold']} questions without a gold document are left out"
     if counted["not_indexed"]:
@@ -491,7 +527,7 @@ def scores_table(report: RetrievalReport, unit: Unit) -> tuple[list[str], list[l
         [row.retriever, str(row.n), *(show(row.figures[name], 3) for name in names), f"{row.ms_per_query:.1f}"]
         for row in scores
     ]
-    return [f"by {unit}", "n", *(_title(name) for name in names), "ms a query"], rows
+    return [f"by {unit}", "n", *(_title(name) for name in names), "ms a query, in batches"], rows
 
 
 def differences_table(report: RetrievalReport) -> tuple[list[str], list[list[str]]]:

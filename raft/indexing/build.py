@@ -10,6 +10,7 @@ titles under which it is found. A build that was stopped leaves what it has enco
 
 from __future__ import annotations
 
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +80,12 @@ class _Recipes:
         parts = ("reading", "chunking", "encoder", "dense")
         rules = [rule.model_dump(mode="json") for rule in self.rules]
         dumped = {name: getattr(self, name).model_dump(mode="json") for name in parts}
-        return {"source": str(self.source), "rules": rules, **dumped}
+        return {"source": _full_name(self.source), "rules": rules, **dumped}
+
+
+def _full_name(path: Path) -> str:
+    """The same from whatever folder raft is run; bytes that are no UTF-8 are written out."""
+    return os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")
 
 
 def build_index(
@@ -147,9 +153,14 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(new, dict) and isinstance(old, dict):
             names = [name for name in new if name not in _MAY_DIFFER.get(key, ()) and old.get(name) != new[name]]
             found += [f"{key}.{name}: was {old.get(name)!r}, now {new[name]!r}" for name in names]
-        elif old != new and not (key == "source" and Path(str(old)).resolve() == Path(new).resolve()):
+        elif old != new and not (key == "source" and _is_same_folder(Path(str(old)), new)):
             found.append(f"{key}: was {old!r}, now {new!r}")
     return found
+
+
+def _is_same_folder(was: Path, now: str) -> bool:
+    """A relative path, as older indexes have it, does not say of which folder it was: of another one, perhaps."""
+    return was.is_absolute() and _full_name(was) == now
 
 
 class _Build:
@@ -202,7 +213,7 @@ class _Build:
                 f"nothing to index in {source}: {len(left_out)} files or rows were left out{first}",
                 remedy if previous is None else f"{remedy}, or delete the index of those that were there",
             )
-        draft.inputs[str(source)] = hash_file(draft.folder / f"{DOCUMENTS}.jsonl")
+        draft.inputs[_full_name(source)] = hash_file(draft.folder / f"{DOCUMENTS}.jsonl")
         if reusable is not None and self._same("chunking", "encoder", "dense") and self._is_unchanged(draft, reusable):
             raise Unchanged
 

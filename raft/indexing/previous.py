@@ -42,12 +42,17 @@ class Previous:
     @cached_property
     def known(self) -> dict[str, str]:
         """Names of files with their digests. A file that lost an id to another one is not among them, because
-        whether it still does depends on the other; nor one that was refused, because what reads it may have come."""
+        whether it still does depends on the other; nor one that was refused or read in part ("pages without text: 2"),
+        because what reads it may have come."""
         return {
             row["name"]: row["digest"]
             for row in self._sources
-            if row["digest"] and not row["again"] and any(o["status"] == "indexed" for o in self.outcomes(row["name"]))
+            if row["digest"] and not row["again"] and self._is_read_whole(row["name"])
         }
+
+    def _is_read_whole(self, name: str) -> bool:
+        reasons = [outcome["reason"] for outcome in self.outcomes(name) if outcome["status"] == "indexed"]
+        return bool(reasons) and not any(reasons)
 
     @property
     def names(self) -> list[str]:

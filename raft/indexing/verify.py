@@ -1,6 +1,7 @@
 """raft index verify: proof that an index is whole, and holds nothing but the documents that it lists.
 
     verify_index(Path("indexes/legal"), gone=["acts/leases.md"]).problems     ()
+    verify_index(Path("indexes/legal"), gone=["people.csv"]).gone             {"people.csv": "2 documents, 5 chunks"}
 
 Deleting a person's record from the source and running ``raft index`` again must leave no trace of it. What holds
 text or is derived from it is therefore checked against the documents: chunks, the words of the lexical index, the keys
@@ -9,17 +10,17 @@ of the vectors, and the files on the disk themselves.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from raft.artifacts import open_artifact, read_rows
-from raft.indexing.embeddings import key_of
+from raft.indexing.embeddings import JOURNAL, key_of
 from raft.indexing.previous import OUTCOMES, Previous
 from raft.records import Document
 from raft.retrieval.bm25 import title_of, words
 from raft.retrieval.filters import CHUNK_DOCUMENTS, facets_of
-from raft.versions import leftovers
+from raft.versions import leftovers, strangers
 
 _BATCH = 4096
 _SHOWN = 3
@@ -27,28 +28,35 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """``problems`` says in a line each what is wrong; none means that the index is whole."""
+    """``problems`` says in a line each what is wrong; none means that the index is whole. ``gone`` says of each name
+    that was asked for what is in the index of it, "" for nothing; ``not_of_raft`` names what else lies in its folder,
+    which is no fault of the index."""
 
     documents: int
     chunks: int
     files: int
     bytes: int
     problems: tuple[str, ...]
+    gone: Mapping[str, str]
+    not_of_raft: tuple[str, ...]
 
 
 def verify_index(path: Path, gone: Collection[str] = ()) -> Verified:
-    """Check every byte of the index at ``path`` and every row against the others; ``gone`` names documents (ids) that
-    must not be in it. Raises ArtifactError when it is missing or damaged."""
+    """Check every byte of the index at ``path`` and every row against the others; ``gone`` names what must not be in
+    it: ids of documents, their sources, files. Raises ArtifactError when it is missing or damaged."""
     manifest = open_artifact(path, "index")
     index = Previous(path, manifest)
     rows = list(_counts(index)) or [*_documents(index), *_chunks(index), *_words(index)]  # these go row by row
-    problems = [*_leftovers(path), *_gone(index, set(gone)), *rows]
+    found = _gone(index, gone)
+    there = [f"{name!r} is in the index: {what}" for name, what in found.items() if what]
+    problems = [*_leftovers(path), *there, *rows]
+    others = tuple(str(item) for item in strangers(path, "index", (JOURNAL,)))
     sizes = [(index.folder / name).stat().st_size for name in manifest.files]
-    return Verified(len(index.documents), len(index.chunks), len(sizes), sum(sizes), tuple(problems))
+    return Verified(len(index.documents), len(index.chunks), len(sizes), sum(sizes), tuple(problems), found, others)
 
 
 def _leftovers(path: Path) -> Iterator[str]:
-    found = leftovers(path, "index")
+    found = leftovers(path, "index", (JOURNAL,))
     if found:
         names = ", ".join(str(item) for item in found[:_SHOWN])
         yield f"{len(found)} files or folders of stopped runs may hold text that was removed: {names}"
@@ -73,13 +81,39 @@ def _counts(index: Previous) -> Iterator[str]:
         yield "the chunks do not stand in the order of their documents"
 
 
-def _gone(index: Previous, gone: Collection[str]) -> Iterator[str]:
+def _gone(index: Previous, gone: Collection[str]) -> dict[str, str]:
+    """What is in the index of each name: documents of this id, this source or this file, and their chunks."""
+    ids: dict[str, set[str]] = {name: {name} for name in gone}
+    listed = _listed(index) if gone else {}
+    for name in ids:
+        ids[name] |= listed.get(name.removeprefix("./"), set())
+    documents, chunks = dict.fromkeys(ids, 0), dict.fromkeys(ids, 0)
     for document in index.documents if gone else ():
-        if document.id in gone:
-            yield f"document {document.id!r} is in the index"
+        for name, known in ids.items():
+            if document.id in known or document.source == name:
+                known.add(document.id)
+                documents[name] += 1
     for chunk in index.chunks if gone else ():
-        if chunk.document_id in gone:
-            yield f"chunk {chunk.id!r} is in the index"
+        for name in (name for name, known in ids.items() if chunk.document_id in known):
+            chunks[name] += 1
+    return {
+        name: f"{documents[name]} documents, {chunks[name]} chunks"
+        if documents[name] or chunks[name]
+        else ("no document, but the list of the source's files names it" if name.removeprefix("./") in listed else "")
+        for name in ids
+    }
+
+
+def _listed(index: Previous) -> dict[str, set[str]]:
+    """The ids of the documents of each file, under its path in the source and its bare name, and of each row."""
+    found: dict[str, set[str]] = {}
+    for file in index.names:
+        for name in {file, PurePosixPath(file).name}:
+            found.setdefault(name, set())
+        for outcome in index.outcomes(file):
+            for name in {file, PurePosixPath(file).name, outcome["source"]}:
+                found.setdefault(name, set()).update({outcome["document_id"]} - {None})
+    return found
 
 
 def _documents(index: Previous) -> Iterator[str]:

@@ -109,8 +109,10 @@ def _document_outcome(document: Document, limits: Limits) -> ReadOutcome:
     if len(document.text) > limits.max_text_chars:
         raise InputError(f"its text has {len(document.text)} characters; at most {limits.max_text_chars} are read")
     lacking = document.metadata.get("pages_without_text")
-    reason = f"pages without text: {', '.join(map(str, lacking))}" if lacking else ""
-    return ReadOutcome(document.source, "indexed", document, reason)
+    unread = document.metadata.get("attachments_not_read")
+    reasons = [f"pages without text: {', '.join(map(str, lacking))}"] if lacking else []
+    reasons += [f"attachments not read: {', '.join(unread)}"] if unread else []
+    return ReadOutcome(document.source, "indexed", document, "; ".join(reasons))
 
 
 def _rows(data: bytes, name: str, kind: str, limits: Limits) -> Iterator[ReadOutcome]:
@@ -148,16 +150,18 @@ def _document(data: bytes, name: str, kind: str, limits: Limits) -> Document:
     return {**texts, "html": html.read_html, "xml": xml.read_xml}[kind](data, name, limits)
 
 
-def _read_part(data: bytes, name: str, limits: Limits) -> list[str]:
-    """The texts of an attached file; mail attached to mail is followed. Raises InputError when it has none, or has
-    access labels, which the mail that it would become a part of does not carry."""
+def _read_part(data: bytes, name: str, limits: Limits) -> tuple[list[str], str]:
+    """The texts of an attached file, and what of it is not read; mail attached to mail is followed. Raises InputError
+    when it has none, or has access labels, which the mail that it would become a part of does not carry."""
     read = list(outcomes(data, name, limits))
     if any(outcome.document is not None and outcome.document.metadata.get("labels") for outcome in read):
         raise InputError("has access labels of its own")
     texts = [outcome.document.text for outcome in read if outcome.document is not None]
     if not texts:
         raise InputError(read[0].reason if read else "holds no text")
-    return texts
+    lacking = [outcome for outcome in read if outcome.reason]
+    more = f"; and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return texts, f"{lacking[0].reason}{more}" if lacking else ""
 
 
 def _unpacked(data: bytes, limits: Limits) -> tuple[bytes, str]:

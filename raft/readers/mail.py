@@ -7,7 +7,8 @@ The file ::
     Content-Type: multipart/mixed; ...     a plain text, the same as html, and an attached rota.xlsx
 
 becomes "# Leave", its ``From: ...``, ``To: ...``, ``Date: ...`` lines, the plain text (the html only where there is
-no plain text), and "## Attachment: rota.xlsx" with what that file says, or that it cannot be read.
+no plain text), and "## Attachment: rota.xlsx" with what that file says, or that it is not read: the metadata then
+say why, under ``attachments_not_read``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import email
 import email.policy
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage, MIMEPart
+from typing import Any
 
 from raft.errors import InputError
 from raft.readers.html import html_parts
-from raft.readers.plain import Limits, decode, file_document, iso_date, one_line
+from raft.readers.plain import Limits, decode, encodable, file_document, iso_date, one_line
 from raft.records import Document
 
-PartReader = Callable[[bytes, str, Limits], list[str]]
-"""Reads an attached file: the texts of its documents."""
+PartReader = Callable[[bytes, str, Limits], tuple[list[str], str]]
+"""Reads an attached file: the texts of its documents, and what of it could not be read, or "" where nothing."""
 
 _SHOWN = ("From", "To", "Cc", "Date")
 _MAX_PARTS = 1000
@@ -37,11 +39,17 @@ def read_mail(data: bytes, name: str, limits: Limits, read_part: PartReader) -> 
     subject = _header(message, "Subject")
     headers = [f"{key}: {_header(message, key)}" for key in _SHOWN if _header(message, key)]
     blocks = [f"# {subject}" if subject else "", "\n".join(headers), _body(message)]
-    blocks += [block for part in _attached(message) for block in _attachment(part, limits, read_part)]
+    unread = []
+    for part in _attached(message):
+        named, texts, problem = _attachment(part, limits, read_part)
+        blocks += [f"## Attachment: {named}", *texts]
+        unread += [encodable(f"{named} ({problem})")] if problem else []
     if not any(blocks[2:]) and not subject:
         raise InputError("holds no text")
     text = "\n\n".join(block for block in blocks if block)
-    facts = {"author": _header(message, "From"), "date": iso_date(_header(message, "Date"))}
+    facts: dict[str, Any] = {"author": _header(message, "From"), "date": iso_date(_header(message, "Date"))}
+    if unread:
+        facts["attachments_not_read"] = unread
     return file_document(name, text, "eml", subject, facts)
 
 
@@ -94,7 +102,8 @@ def _parts(message: MIMEPart) -> Iterator[MIMEPart]:
             yield part
 
 
-def _attachment(part: MIMEPart, limits: Limits, read_part: PartReader) -> list[str]:
+def _attachment(part: MIMEPart, limits: Limits, read_part: PartReader) -> tuple[str, list[str], str]:
+    """The name of an attachment, its texts, and what of it could not be read."""
     named = one_line(part.get_filename() or "message.eml").replace("/", "_")
     if part.get_content_type() == "message/rfc822":
         data = b"".join(item.as_bytes() for item in part.iter_parts())
@@ -102,7 +111,6 @@ def _attachment(part: MIMEPart, limits: Limits, read_part: PartReader) -> list[s
         payload = part.get_payload(decode=True)
         data = payload if isinstance(payload, bytes) else b""
     try:
-        texts = read_part(data, named, limits)
-    except InputError:
-        texts = ["(not read)"]
-    return [f"## Attachment: {named}", *texts]
+        return named, *read_part(data, named, limits)
+    except InputError as error:
+        return named, ["(not read)"], str(error)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from raft.errors import InputError
-from raft.readers.plain import Limits, clean, file_document, iso_date, one_line, table_row
+from raft.readers.plain import Limits, clean, file_document, is_labels, iso_date, one_line, table_row
 from raft.readers.xml import parse_xml, tag_of, text_of
 from raft.readers.zipped import open_zip
 from raft.records import Document
@@ -243,7 +243,10 @@ _SLIDE_FURNITURE = (13, 15, 16)  # slide number, footer and date, as MSO_PLACEHO
 
 
 def read_xlsx(data: bytes, name: str, limits: Limits) -> Document:
-    """A workbook: each visible sheet under its name, a line a row; formulas by their last value."""
+    """A workbook: each visible sheet under its name, a line a row; formulas by their last value.
+
+    Raises InputError where a column is called ``labels``: one document for all rows would lose them.
+    """
     from openpyxl import load_workbook
 
     archive = open_zip(data, limits)
@@ -264,9 +267,16 @@ def read_xlsx(data: bytes, name: str, limits: Limits) -> Document:
     return file_document(name, "\n\n".join(blocks), "xlsx", title, facts)
 
 
+_MAX_HEADER_ROW = 10
+
+
 def _sheet_rows(sheet: Any, rows: set[int], columns: set[int]) -> Iterator[str]:
     sheet.reset_dimensions()  # they are wrong in many files, and may say a million rows
+    above = 0  # rows that are not empty: column names stand in the first, or below a title
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        above += any(value is not None for value in row)
+        if above <= _MAX_HEADER_ROW and any(map(is_labels, row)):
+            raise InputError("has a column of access labels: save the sheet as csv, with its text in a column 'text'")
         if number not in rows:
             line = table_row([_cell(value) for at, value in enumerate(row, 1) if at not in columns])
             if line:

@@ -202,7 +202,7 @@ def normalized(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a row, or the keys of front matter: ``date`` in ISO form where it can be read, ``tags`` and
     ``labels`` as lists of strings. Raises InputError when the labels cannot be understood."""
     result = {str(key): value for key, value in metadata.items()}
-    named = [key for key in result if key.strip().casefold() == "labels"]
+    named = [key for key in result if is_labels(key)]
     if len(named) > 1:
         raise InputError(f"it has {len(named)} columns of access labels ({', '.join(named)}): keep one")
     if named:
@@ -212,6 +212,25 @@ def normalized(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if "tags" in result:
         result["tags"] = _tags(result["tags"])
     return result
+
+
+def is_labels(key: object) -> bool:
+    """Whether a column or key of this name holds access labels."""
+    return isinstance(key, str) and key.strip().casefold() == "labels"
+
+
+def has_labels_within(value: object) -> bool:
+    """Whether a value read from json or yaml has access labels at any depth."""
+    seen, waiting = set(), [value]
+    while waiting:
+        item = waiting.pop()
+        if not isinstance(item, (dict, list)) or id(item) in seen:  # yaml's aliases may lead round in a ring
+            continue
+        seen.add(id(item))
+        if isinstance(item, dict) and any(map(is_labels, item)):
+            return True
+        waiting += item.values() if isinstance(item, dict) else item
+    return False
 
 
 def _labels(value: object) -> list[str]:
@@ -245,8 +264,12 @@ def _listed(value: object) -> list[Any] | None:
 
 
 def read_text(data: bytes, name: str, limits: Limits) -> Document:
-    """A plain text. Its title is its first heading or short first line."""
-    return file_document(name, decode(data), "txt")
+    """A plain text. Its title is its first heading or short first line. Raises InputError where labels stand above it
+    as in Markdown, because they are not read here."""
+    text = decode(data)
+    if _is_fenced_with_labels(clean(text)):
+        raise InputError("has access labels in front matter, which is read in Markdown only: name the file .md")
+    return file_document(name, text, "txt")
 
 
 def read_markdown(data: bytes, name: str, limits: Limits) -> Document:
@@ -255,31 +278,72 @@ def read_markdown(data: bytes, name: str, limits: Limits) -> Document:
     return file_document(name, text, "md", one_line(str(front.pop("title", "") or "")), front)
 
 
-_FRONT = re.compile(r"---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT = re.compile(r"\s*---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FENCE = re.compile(r"[\s\ufeff\u200b]*(?:---|\+\+\+|;;;)")
+_LABELS_KEY = re.compile(r"\blabels[\"' \t]*[:=]", re.IGNORECASE)
+_LABELS_LINE = re.compile(r"^[^\w\n]*labels[\"' \t]*[:=]", re.MULTILINE | re.IGNORECASE)
 
 
 def _front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The metadata above a text, and the rest. What is no mapping of names belongs to the text."""
+    """The metadata above a text, and the rest. What is no mapping of names belongs to the text, but has no labels."""
     match = _FRONT.match(text, 0, _MAX_FRONT_CHARS)
-    if match is None:
+    values = _yaml_mapping(match[1]) if match else None
+    if match is None or values is None:
+        top = text.strip().partition("\n\n")[0]  # where other programs keep metadata without a fence, or as json
+        if _is_fenced_with_labels(text) or _LABELS_LINE.search(top) or (match and _LABELS_KEY.search(match[1])):
+            raise InputError("its front matter has access labels but is not YAML between two lines of '---'")
         return {}, text
-    values = _yaml_mapping(match[1])
-    if values is None:
-        if re.search(r"^[\"' ]*labels[\"' ]*:", match[1], re.MULTILINE | re.IGNORECASE):
-            raise InputError("its front matter has access labels but is not valid YAML")
-        return {}, text
+    rest = text[match.end() :]
+    if _is_fenced_with_labels(rest):
+        raise InputError("has access labels in a second block of front matter: keep one block")
+    if not any(map(is_labels, values)) and has_labels_within(values):
+        raise InputError("its front matter has access labels below another key: move 'labels' up ([] for none)")
     kept = {key: _plain_value(value) for key, value in values.items() if str(key) not in ("format", "page_starts")}
-    return {key: value for key, value in normalized(kept).items() if value is not None}, text[match.end() :]
+    return {key: value for key, value in normalized(kept).items() if value is not None}, rest
+
+
+def _is_fenced_with_labels(text: str) -> bool:
+    """Whether a text begins as front matter does and a line of it gives labels: where the block ends, if it does, is
+    not sure."""
+    return _FENCE.match(text) is not None and _LABELS_LINE.search(text) is not None
 
 
 def _yaml_mapping(block: str) -> dict[Any, Any] | None:
+    """The mapping that this yaml is, or None. Raises InputError where one mapping in it has labels twice."""
     import yaml
 
+    loader = yaml.SafeLoader("")
     try:
-        values = yaml.safe_load(block)
+        loader = yaml.SafeLoader(block)
+        node = loader.get_single_node()
+        if node is not None and _is_labelled_twice(loader, node):
+            raise InputError("its front matter has access labels twice: keep one 'labels'")
+        values = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return None
+    finally:
+        loader.dispose()
     return values if isinstance(values, dict) else None
+
+
+def _is_labelled_twice(loader: Any, top: Any) -> bool:
+    """Whether any mapping of parsed yaml has labels twice, its own or merged into it; of two, yaml keeps one."""
+    import yaml
+
+    seen, waiting = set(), [top]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            loader.flatten_mapping(node)
+            if sum(is_labels(key.value) for key, _ in node.value) > 1:
+                return True
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    return False
 
 
 def _plain_value(value: object) -> object:

@@ -14,11 +14,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raft.errors import InputError
-from raft.readers.plain import Limits, ReadOutcome, clean, decode, encodable, file_document, normalized, one_line
+from raft.readers.plain import (
+    Limits,
+    ReadOutcome,
+    clean,
+    decode,
+    encodable,
+    file_document,
+    has_labels_within,
+    is_labels,
+    normalized,
+    one_line,
+)
 from raft.records import Document
 
 _MAX_DEPTH = 100  # of nested json that is shown as lines
@@ -36,17 +47,27 @@ def read_jsonl(data: bytes, name: str, limits: Limits) -> Iterator[ReadOutcome]:
 def _jsonl_row(line: bytes, name: str, number: int) -> ReadOutcome:
     where = f"{name}#{number}"
     try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_labelled_once)
+    except InputError as error:
+        return ReadOutcome(where, "refused", reason=str(error))
     except (ValueError, RecursionError) as error:
         return ReadOutcome(where, "refused", reason=f"is not JSON ({error})")
     return _row_outcome(row, name, where)
+
+
+def _labelled_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A json object. Of a key that is there twice the last counts, which for access labels would lose the first."""
+    found = dict(pairs)
+    if len(found) != len(pairs) and sum(is_labels(key) for key, _ in pairs) > 1:
+        raise InputError("has access labels twice in one object: keep one 'labels'")
+    return found
 
 
 def read_json(data: bytes, name: str, limits: Limits) -> Iterator[ReadOutcome]:
     """The rows of a list, or of an object that has a text; of any other json one document."""
     text = decode(data).removeprefix("\ufeff")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_labelled_once)
     except RecursionError:
         raise InputError("damaged json (nested too deeply)") from None
     except ValueError as error:
@@ -59,15 +80,13 @@ def read_json(data: bytes, name: str, limits: Limits) -> Iterator[ReadOutcome]:
     elif isinstance(value, list) and any(isinstance(row, dict) and "text" in row for row in value):
         yield from (_row_outcome(row, name, f"{name}#{number}") for number, row in enumerate(value, 1))
     else:
-        for row in value if isinstance(value, list) else [value]:
-            _check_unlabelled(row if isinstance(row, dict) else ())
+        if has_labels_within(value):
+            raise InputError(f"{_UNKEPT}: make it a list of rows with 'text' and 'labels' each, or rename 'labels'")
         yield ReadOutcome(name, "indexed", file_document(name, "\n".join(_shown(value, "", 0)), "json"))
 
 
-def _check_unlabelled(columns: Iterable[str]) -> None:
-    """Rows with access labels are documents or nothing: one document for all of them would lose the labels."""
-    if any(column.strip().casefold() == "labels" for column in columns):
-        raise InputError("has access labels but no 'text' beside them: call what holds the text so, or rename 'labels'")
+# Rows with access labels are documents or nothing: one document for all of them would lose the labels.
+_UNKEPT = "has access labels, which one document for all of it would lose"
 
 
 def _is_jsonl(text: str) -> bool:
@@ -111,7 +130,7 @@ def read_csv(data: bytes, name: str, limits: Limits) -> Iterator[ReadOutcome]:
     csv.field_size_limit(max(limits.max_file_bytes, 1 << 17))
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     try:
-        if [column.strip().casefold() for column in rows.fieldnames or ()].count("labels") > 1:
+        if sum(is_labels(column) for column in rows.fieldnames or ()) > 1:
             raise InputError("has two columns of access labels: keep one")
         if "text" in (rows.fieldnames or ()):
             yield from _csv_rows(rows, name)
@@ -141,7 +160,8 @@ def _csv_rows(rows: csv.DictReader[str], name: str) -> Iterator[ReadOutcome]:
 def _csv_document(rows: csv.DictReader[str], name: str) -> Document:
     """The table as one document: a block of ``column: value`` lines a row."""
     columns = [one_line(column) for column in rows.fieldnames or ()]
-    _check_unlabelled(columns)
+    if any(map(is_labels, columns)):
+        raise InputError(f"{_UNKEPT}: call the column that holds the text 'text', or rename 'labels'")
     blocks = ["\n".join(_csv_lines(columns, row)) for row in rows]
     return file_document(name, "\n\n".join(block for block in blocks or [" | ".join(columns)] if block), "csv")
 
@@ -190,5 +210,7 @@ def _row_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in row.items()
         if key not in ("id", "title", "text", "source")
     }
+    if not any(map(is_labels, values)) and has_labels_within(values):
+        raise InputError("it has access labels inside another column: move 'labels' up ([] for none), or rename it")
     found: dict[str, Any] = json.loads(encodable(json.dumps(normalized(values), ensure_ascii=False, default=str)))
     return found

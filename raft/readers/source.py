@@ -12,6 +12,7 @@ What cannot be read is refused with a reason, and the rest goes on. Every file i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -55,8 +56,9 @@ def read_source(
     """The files of a folder (in sorted order of their names, hidden ones left out), or one file.
 
     ``known`` maps names to the digests of files whose outcome the caller still has: where the bytes are the same,
-    the file is not parsed and its outcomes are None. Links that lead out of the folder are not followed. Raises
-    InputError when ``path`` or the file of passwords is not there, or no process to read can be started.
+    the file is not parsed and its outcomes are None. Links are not followed: under another name, rules by path would
+    not hold. Raises InputError when ``path`` or the file of passwords is not there, or no process to read can be
+    started.
     """
     entries = _list_entries(path)
     settings = Settings(
@@ -141,15 +143,25 @@ def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 def _entry(name: str, item: os.DirEntry[str], root: Path) -> _Entry:
     skipped, size = "", 0
     if item.is_symlink():
-        if os.path.isdir(item.path):  # noqa: PTH112 - a path of a listing; Path objects would double its time
-            skipped = "a link to a folder is not followed"
-        elif not Path(os.path.realpath(item.path)).is_relative_to(root):  # unlike resolve, it bears links in a ring
-            skipped = "a link that leads out of the folder is not followed"
+        skipped = _skipped_link(item.path, root)
     elif item.is_dir(follow_symlinks=False):
         skipped = "the folder cannot be read"
     else:
         size = _size(item)
     return _Entry(item.path, _printed_name(name), size, skipped)
+
+
+def _skipped_link(path: str, root: Path) -> str:
+    """Why a link is not read; "" for one that leads nowhere, of which reading it will say so."""
+    if os.path.isdir(path):  # noqa: PTH112 - a path of a listing; Path objects would double its time
+        return "a link to a folder is not followed"
+    target = Path(os.path.realpath(path))  # unlike resolve, it bears links in a ring
+    if not target.is_relative_to(root):
+        return "a link that leads out of the folder is not followed"
+    inside = target.relative_to(root)
+    if any(part.startswith(".") for part in inside.parts):
+        return "a link to a hidden file is not followed"
+    return f"a link to {_printed_name(inside.as_posix())}, which is read under its own name" if target.exists() else ""
 
 
 def _size(item: os.DirEntry[str]) -> int:
@@ -159,8 +171,14 @@ def _size(item: os.DirEntry[str]) -> int:
         return 0
 
 
+_BEFORE_BYTE = re.compile(r"\\+(?=x[89a-f][0-9a-f]|[\udc80-\udcff])")
+
+
 def _printed_name(name: str) -> str:
-    """The name with bytes that are no UTF-8 written out (``r\\xe8gle.txt``): distinct names stay distinct."""
+    """The name with bytes that are no UTF-8 written out (``r\\xe8gle.txt``). Distinct names stay distinct: backslashes
+    before what is or looks like such a byte are doubled, so that an odd number of them means a byte."""
+    if "\\" in name:
+        name = _BEFORE_BYTE.sub(lambda found: found[0] * 2, name)
     try:
         name.encode()
     except UnicodeEncodeError:

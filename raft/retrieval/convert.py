@@ -7,6 +7,7 @@ whatever its authors put behind them, held against the original before it is kep
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import random
@@ -22,7 +23,9 @@ from raft.retrieval.backends import (
     Backend,
     Body,
     ConvertedBody,
+    NotConvertible,
     Precision,
+    Task,
     TorchBody,
     first_line,
     load_model,
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999, "int8": 0.97}  # to the original's vectors, on average
+_SAME_COSINE = 0.9999
+_PROMPT = "query: "
+_TASKS: tuple[Task, ...] = ("query", "document")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _CALIBRATION = (
     "Adults start with 12 mg by mouth once a day; after two weeks the dose may be raised to 24 mg.",
     "This Agreement shall be governed by and construed in accordance with the laws of the State of Delaware.",
@@ -48,13 +55,15 @@ _CALIBRATION = (
 
 
 def convert(folder: Path, out: Path, backend: Backend, precision: Precision) -> None:
-    """Write the conversion of the encoder in ``folder`` to ``out``. Raises ModelError when the model cannot be
-    converted, or the conversion gives other vectors."""
+    """Write the conversion of the encoder in ``folder`` to ``out``. Raises NotConvertible when the model cannot be
+    converted, or the conversion gives other vectors; ModelError when a package is missing, InputError when the disk is
+    full or not writable."""
     recipe = {"encoder": str(folder), "backend": backend, "precision": precision}
     model = load_model(folder)
     original = TorchBody(model)
     with writing(out, CONVERTED, recipe, {}, overwrite=True) as draft:
         try:
+            _check_habits(model, original)
             example = _inputs(model, list(_CALIBRATION[:2]))
             tokenizer: Any = model.tokenizer
             tokenizer.backend_tokenizer.save(str(draft.folder / "tokenizer.json"))
@@ -69,19 +78,36 @@ def convert(folder: Path, out: Path, backend: Backend, precision: Precision) -> 
                     _to_openvino(model, example, draft.folder, precision)
                 else:
                     _to_onnx(model, example, draft.folder)
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            converted = ConvertedBody(draft.folder, backend, precision)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                raise
             what = f"encoder {folder} cannot be converted to {backend} ({first_line(error)})"
-            raise ModelError(what, "Set encoder.backend to torch") from error
-        _hold_against(original, ConvertedBody(draft.folder, backend, precision), folder, precision)
+            raise NotConvertible(what, "Set encoder.backend to torch") from error
+        _hold_against(original, converted, folder, precision)
+
+
+def _check_habits(model: SentenceTransformer, original: Body) -> None:
+    """Raises ValueError for a model that looks at more than its tokens: a conversion does not know where a prompt
+    ends, nor whether it reads a query or a document."""
+    if any(getattr(module, "include_prompt", True) is False for module in model.modules()):
+        raise ValueError("its pooling leaves the prompt out")
+    queries, documents = (original.encode(_CALIBRATION, task) for task in _TASKS)
+    prompted = original.encode([_PROMPT + text for text in _CALIBRATION], "document")
+    same = [(queries, documents), (original.encode(_CALIBRATION, "document", _PROMPT), prompted)]
+    if min(float((one * other).sum(axis=1).mean()) for one, other in same) < _SAME_COSINE:
+        raise ValueError("it reads queries otherwise than documents, or prompts otherwise than text")
 
 
 def _hold_against(original: Body, converted: Body, folder: Path, precision: Precision) -> None:
-    """Raises ModelError when the conversion gives other vectors: a model may do what no converter sees."""
+    """Raises NotConvertible when the conversion gives other vectors: a model may do what no converter sees."""
     texts = ["", "Grüße, §12.3!", *_CALIBRATION, " ".join(_CALIBRATION * 3)]
-    cosines = (original.encode(texts, "document") * converted.encode(texts, "document")).sum(axis=1)
-    if float(cosines.mean()) < _LEAST_COSINE[precision]:
-        raise ModelError(
-            f"encoder {folder} gives other vectors when converted (cosine {float(cosines.mean()):.4f} to its own)",
+    cosine = min(
+        float((original.encode(texts, task) * converted.encode(texts, task)).sum(axis=1).mean()) for task in _TASKS
+    )
+    if cosine < _LEAST_COSINE[precision]:
+        raise NotConvertible(
+            f"encoder {folder} gives other vectors when converted (cosine {cosine:.4f} to its own)",
             "Set encoder.backend to torch",
         )
 
@@ -103,6 +129,8 @@ def _traceable(model: SentenceTransformer) -> Any:
     """The whole model with its inputs by name and one tensor as its output, as converters want it."""
     import torch
 
+    dimension = model.get_embedding_dimension()
+
     class WholeModel(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -111,7 +139,8 @@ def _traceable(model: SentenceTransformer) -> Any:
         def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
             given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text", **given}
-            return torch.nn.functional.normalize(self.model(features)["sentence_embedding"], dim=-1)
+            pooled = self.model(features)["sentence_embedding"][:, :dimension]
+            return torch.nn.functional.normalize(pooled, dim=-1)
 
     return WholeModel()
 

@@ -12,11 +12,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from raft.artifacts import digest
+from raft.errors import InputError, ModelError
 from raft.models import resolve_encoder
-from raft.retrieval.backends import Body, choose, fingerprint, open_body
+from raft.retrieval.backends import (
+    Body,
+    ConvertedBody,
+    NotConvertible,
+    choose,
+    fingerprint,
+    open_body,
+    ranks_by_length,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from raft.retrieval.backends import Vectors
+    from raft.retrieval.backends import Task, Vectors
+
+_QUERIES_AT_ONCE = 64
+_CHARACTERS_AT_ONCE = 12_000  # some 3,000 tokens: what a core's caches hold of a converted model's values
+_LEAST_AT_ONCE = 8
 
 OnEncoded = Callable[[int, int], None]
 """Told how many texts of how many are encoded."""
@@ -46,13 +60,21 @@ class Encoder:
         document_prompt: str | None = None,
         backend: str = "auto",
         precision: str = "auto",
+        strict: bool = True,
     ) -> Encoder:
         """The encoder of a hub id, local folder, artefact of raft train or ``package:NAME``. Raises ModelError when it
-        cannot be loaded, or the backend is not there."""
+        cannot be loaded, or the backend is not there.
+
+        Torch, with a line on stderr, takes the place of a backend that nobody named and that cannot run this model;
+        not ``strict``, of every backend that is not there (to search an index that another machine has made).
+        """
         folder = resolve_encoder(model)
-        runs_on, at = choose(backend, precision)
-        body = open_body(folder, runs_on, at)
-        threads = (os.cpu_count() or 1) if runs_on == "openvino" else 1
+        runs_on, at = choose(backend, precision, strict)
+        give_way = (NotConvertible, InputError) if backend == "auto" else ()
+        body = open_body(folder, runs_on, at, give_way if strict else (ModelError, InputError))
+        if ranks_by_length(folder):
+            warn(f"encoder {model} ranks by inner products; raft ranks by cosines, and may find less with it")
+        threads = (os.cpu_count() or 1) if runs_on == "openvino" and isinstance(body, ConvertedBody) else 1
         return cls(model, body, query_prompt, document_prompt, threads)
 
     @property
@@ -74,37 +96,53 @@ class Encoder:
     ) -> Vectors:
         """Vectors of length 1, float32 [len(texts), dimension], in the order of the texts.
 
-        Batches hold texts of like length, longest first, so that little is padded and a lack of memory shows at once.
+        Batches hold at most ``batch_size`` texts of like length, longest first, so that little is padded and a lack of
+        memory shows at once.
         """
-        import numpy as np
-
-        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-        done = 0
-        with ThreadPoolExecutor(self._threads) as pool:
-            for batch, found in zip(batches, pool.map(lambda b: self._encode(texts, b), batches), strict=True):
-                vectors[batch] = found
-                done += len(batch)
-                if on_progress is not None:
-                    on_progress(done, len(order))
-        return vectors
-
-    def _encode(self, texts: Sequence[str], batch: Sequence[int]) -> Vectors:
-        return self._body.encode([self._document_prompt + texts[i] for i in batch], "document")
+        return self._encode(texts, "document", self._document_prompt, batch_size, on_progress)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """Vectors of length 1, float32 [len(queries), dimension]."""
+        return self._encode(queries, "query", self._query_prompt, _QUERIES_AT_ONCE)
+
+    def _encode(
+        self, texts: Sequence[str], task: Task, prompt: str, batch_size: int, on_progress: OnEncoded | None = None
+    ) -> Vectors:
         import numpy as np
 
-        if not queries:
-            return np.empty((0, self.dimension), dtype=np.float32)
-        return self._body.encode([self._query_prompt + query for query in queries], "query")
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        batches = self._batches([len(prompt) + len(text) for text in texts], batch_size)
+        done = 0
+
+        def encode(batch: Sequence[int]) -> Vectors:
+            return self._body.encode([texts[at] for at in batch], task, prompt)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            for batch, found in zip(batches, (pool.map if len(batches) > 1 else map)(encode, batches), strict=True):
+                vectors[batch] = found
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, len(texts))
+        return vectors
+
+    def _batches(self, lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+        """Positions of texts of these lengths, longest first, in batches; small ones where the body is converted, and
+        a batch therefore runs on one core."""
+        order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
+        batches = []
+        while order:
+            size = batch_size
+            if isinstance(self._body, ConvertedBody):
+                read = max(1, min(lengths[order[0]], 4 * self._body.window))
+                size = min(batch_size, max(_LEAST_AT_ONCE, _CHARACTERS_AT_ONCE // read))
+            batches.append(order[:size])
+            order = order[size:]
+        return batches
 
 
 def _own_prompt(body: Body, names: Sequence[str]) -> str:
-    """The first of these prompts that the model's configuration holds, "" when it has none."""
-    return next((body.prompts[name] for name in names if body.prompts.get(name)), "")
+    """The first of these prompts that the model's configuration names, be it empty; "" when it names none."""
+    return next((body.prompts[name] for name in names if name in body.prompts), "")
 
 
 def encoder_fingerprint(model: str, document_prompt: str | None = None) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MAX_PREFIX_CHARS = 160  # about 40 tokens, so that a long title does not push a chunk's end out of the encoder's window
 _SAME_VECTOR = 0.95  # cosine; the same encoder on another machine or precision stays above, another one far below
 _CANDIDATES = 50  # hits of each retriever that are fused; more change nothing (benchmarks/fusion_study.py)
-_RERANKED = 50  # fused hits that a reranker reads
+RERANKED = 50  # fused hits that a reranker reads
 
 EVERYTHING = Filter()
 
@@ -137,7 +137,8 @@ class Index:
 
         ``score`` is the cosine (dense), the BM25 score (bm25; chunks without a word of the query are no hits), the
         two together (fused; see fusion.py), or the reranker's score of the best fused hits (reranked). ``parts`` holds
-        the scores behind it. Raises UsageError when k is below 1, a date of ``where`` is none, or there is no
+        the scores behind it. How rare a word is (BM25's idf), and so how much it counts, is taken from all documents,
+        those that may not be seen too. Raises UsageError when k is below 1, a date of ``where`` is none, or there is no
         reranker to ask; ModelError and ArtifactError when the encoder cannot be loaded or does not fit.
         """
         if k < 1:
@@ -147,17 +148,18 @@ class Index:
         if mode == "reranked":
             if self._reranker is None:
                 raise UsageError("a reranked search needs a reranker", "Give --reranker MODEL, or search fused")
-            fused = self.search(queries, max(k, _RERANKED), "fused", where)
-            return [self._rerank(self._reranker, query, hits, k) for query, hits in zip(queries, fused, strict=True)]
+            fused = self.search(queries, max(k, RERANKED), "fused", where)
+            return [rerank(self._reranker, query, hits, k) for query, hits in zip(queries, fused, strict=True)]
         allowed = self._allowed(where)
         if mode == "bm25":
             return [self._hits(top(self._lexical(query, allowed), k), "bm25") for query in queries]
         vectors = self._load_encoder().encode_queries(queries)  # [queries, dimension]
         if mode == "dense":
             return [self._hits(ranking, "dense") for ranking in self._dense.search(vectors, k, allowed)]
-        rankings = self._dense.search(vectors, max(k, _CANDIDATES), allowed)
+        rankings = self._dense.search(vectors, candidates_for(k), allowed)
+        sample = self._sample(allowed)
         return [
-            self._fuse(vectors[i : i + 1], rankings[i], self._lexical(query, allowed), k)
+            self._fuse(vectors[i : i + 1], rankings[i], self._lexical(query, allowed), k, sample)
             for i, query in enumerate(queries)
         ]
 
@@ -175,24 +177,25 @@ class Index:
             Hit(self._chunks[position], score, rank, {part: score}) for rank, (position, score) in enumerate(ranking, 1)
         ]
 
-    def _fuse(self, vector: Any, dense: Ranking, lexical: np.ndarray, k: int) -> list[Hit]:
+    def _sample(self, allowed: np.ndarray | None) -> list[int]:
+        """The chunks over which a query's cosines are measured: of those that may be seen."""
+        import numpy as np
+
+        if allowed is None:
+            return sample_positions(len(self._dense))
+        seen = np.flatnonzero(allowed)
+        return [int(seen[at]) for at in sample_positions(len(seen))]
+
+    def _fuse(self, vector: Any, dense: Ranking, lexical: np.ndarray, k: int, sample: Sequence[int]) -> list[Hit]:
         """The best of both rankings. Every score is computed for its query alone, so that hits do not depend on what
         is asked beside it."""
-        found = dict.fromkeys(position for position, _ in (*dense, *top(lexical, max(k, _CANDIDATES))))
+        found = dict.fromkeys(position for position, _ in (*dense, *top(lexical, candidates_for(k))))
         cosines = self._dense.scores(vector, [*found])
         scored = {at: (cosine, float(lexical[at])) for at, cosine in zip(found, cosines, strict=True)}
-        spread = spread_of(self._dense.scores(vector, sample_positions(len(self._dense))))
+        spread = spread_of(self._dense.scores(vector, sample))
         return [
             Hit(self._chunks[at], score, rank, {"dense": scored[at][0], "bm25": scored[at][1]})
             for rank, (at, score) in enumerate(fuse(scored, spread, k), 1)
-        ]
-
-    def _rerank(self, reranker: Reranker, query: str, hits: Sequence[Hit], k: int) -> list[Hit]:
-        scores = reranker.scores(query, [search_text(hit.chunk) for hit in hits])
-        best = sorted(zip(hits, scores, strict=True), key=lambda pair: (-pair[1], pair[0].rank))[:k]
-        return [
-            Hit(hit.chunk, score, rank, {**hit.parts, "fused": hit.score, "reranker": score})
-            for rank, (hit, score) in enumerate(best, 1)
         ]
 
     def _load_encoder(self) -> Encoder:
@@ -201,7 +204,7 @@ class Index:
                 of_speed = {"batch_size", "workers", "ray_address"}
                 recipe = self.manifest.recipe["encoder"]
                 settings = {key: value for key, value in recipe.items() if key not in of_speed}
-                encoder = Encoder.load(**settings)
+                encoder = Encoder.load(**settings, strict=False)
                 self._check_encoder(encoder)
                 self._encoder = encoder
             return self._encoder
@@ -220,6 +223,21 @@ class Index:
                 f"cosine {cosine:.3f} to the stored one",
                 remedy,
             )
+
+
+def candidates_for(k: int) -> int:
+    """How many hits of each retriever are fused to find the best k."""
+    return max(k, _CANDIDATES)
+
+
+def rerank(reranker: Reranker, query: str, hits: Sequence[Hit], k: int) -> list[Hit]:
+    """The k hits that the reranker finds best; equal scores keep their order."""
+    scores = reranker.scores(query, [search_text(hit.chunk) for hit in hits])
+    best = sorted(zip(hits, scores, strict=True), key=lambda pair: (-pair[1], pair[0].rank))[:k]
+    return [
+        Hit(hit.chunk, score, rank, {**hit.parts, "fused": hit.score, "reranker": score})
+        for rank, (hit, score) in enumerate(best, 1)
+    ]
 
 
 def search_text(chunk: Chunk) -> str:

@@ -25,7 +25,7 @@ from raft.records import Filter, Hit
 from raft.retrieval.bm25 import words
 from raft.retrieval.encoder import Encoder, encoder_fingerprint
 from raft.retrieval.fusion import fuse, spread_of
-from raft.retrieval.index import EVERYTHING, Index, open_index, search_text
+from raft.retrieval.index import EVERYTHING, RERANKED, Index, candidates_for, open_index, rerank
 from raft.retrieval.milvus_rows import TOKEN_ENV, Collections, Facts, days_of, hash_of, idf, to_hex, word_number
 from raft.retrieval.rerank import Reranker
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 PREFIX = "milvus:"
 _MOST_HITS = 16_384  # of one search in Milvus
+_SAMPLES_KEPT = 32
 _CANDIDATES_AT_ONCE = 10_000  # with their vectors some 30 MB: below the 64 MB that Milvus sends at once
-_RERANKED = 50
 
 Row = dict[str, Any]
 
@@ -50,6 +50,9 @@ class MilvusRetriever:
         self._reranker = reranker
         self._encoder: Encoder | None = None
         self._loading = threading.Lock()
+        every_label = frozenset(label for labels in facts.label_sets for label in labels)
+        self._everything = expression_of(Filter(labels=every_label), facts.label_sets)
+        self._samples: dict[str, np.ndarray] = {}
 
     @classmethod
     def open(
@@ -85,7 +88,7 @@ class MilvusRetriever:
         if mode == "reranked":
             return self._reranked(queries, k, where)
         ranked = {"dense": self._dense, "bm25": self._bm25, "fused": self._fused}[mode]
-        limit = max(5 * k, 50) if mode == "fused" else k
+        limit = candidates_for(k) if mode == "fused" else k
         at_once = max(1, _CANDIDATES_AT_ONCE // min(limit, _MOST_HITS))
         blocks = [queries[at : at + at_once] for at in range(0, len(queries), at_once)]
         rows = [hits for block in blocks for hits in ranked(block, k, min(limit, _MOST_HITS), expression)]
@@ -117,11 +120,30 @@ class MilvusRetriever:
         weights = [self._weights(query) for query in queries]
         dense = self._collections.search("vector", list(vectors), limit, expression, ["words"])
         lexical = self._lexical(weights, limit, expression, ["vector"])
-        return [self._fuse(*query, k) for query in zip(vectors, weights, dense, lexical, strict=True)]
+        sample = self._sample(expression)
+        return [self._fuse(*query, k, sample) for query in zip(vectors, weights, dense, lexical, strict=True)]
+
+    def _sample(self, expression: str) -> np.ndarray:
+        """The vectors that a query's spread of cosines is measured on, of chunks that may be seen: those of the facts
+        where that is all, others in the order of their keys, which is one by chance; fetched once for a filter."""
+        import numpy as np
+
+        if expression == self._everything:
+            return self._facts.sample
+        with self._loading:
+            if expression not in self._samples:
+                client, most = self._collections.client, len(self._facts.sample)
+                with self._collections.failing():
+                    rows = client.query(self._collections.name, filter=expression, output_fields=["vector"], limit=most)
+                if len(self._samples) == _SAMPLES_KEPT:
+                    del self._samples[next(iter(self._samples))]
+                vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+                self._samples[expression] = vectors.reshape(-1, self._facts.sample.shape[1])
+            return self._samples[expression]
 
     def _fuse(
         self, vector: np.ndarray, weights: Mapping[int, float], dense: list[Row],
-        lexical: list[Row], k: int,
+        lexical: list[Row], k: int, sample: np.ndarray,
     ) -> list[Row]:  # fmt: skip
         import numpy as np
 
@@ -137,14 +159,14 @@ class MilvusRetriever:
                 "score": score,
                 "parts": dict(zip(("dense", "bm25"), candidates[at], strict=True)),
             }
-            for at, score in fuse(candidates, spread_of(self._facts.sample @ vector), k)
+            for at, score in fuse(candidates, spread_of(sample @ vector), k)
         ]
 
     def _reranked(self, queries: Sequence[str], k: int, where: Filter) -> list[list[Hit]]:
         if self._reranker is None:
             raise UsageError("a reranked search needs a reranker", "Give --reranker MODEL, or search fused")
-        found = self.search(queries, max(k, _RERANKED), "fused", where)
-        return [_rerank(self._reranker, query, hits, k) for query, hits in zip(queries, found, strict=True)]
+        found = self.search(queries, max(k, RERANKED), "fused", where)
+        return [rerank(self._reranker, query, hits, k) for query, hits in zip(queries, found, strict=True)]
 
     def _weights(self, query: str) -> dict[int, float]:
         """The query as a sparse vector: the idf of each of its words that the chunks hold, as often as it stands."""
@@ -175,7 +197,7 @@ class MilvusRetriever:
                         f"Restore the encoder {recipe['model']} as it was, or make and push the index again",
                     )
                 names = ("model", "query_prompt", "document_prompt", "backend", "precision")
-                self._encoder = Encoder.load(**{name: recipe[name] for name in names if name in recipe})
+                self._encoder = Encoder.load(**{name: recipe[name] for name in names if name in recipe}, strict=False)
             return self._encoder
 
 
@@ -233,12 +255,3 @@ def _quoted(digits: Iterable[str]) -> str:
 def _score(chunk: Mapping[int, float], query: Mapping[int, float]) -> float:
     """The BM25 score: the inner product of the two sparse vectors."""
     return float(sum(weight * chunk.get(number, 0.0) for number, weight in query.items()))
-
-
-def _rerank(reranker: Reranker, query: str, hits: Sequence[Hit], k: int) -> list[Hit]:
-    scores = reranker.scores(query, [search_text(hit.chunk) for hit in hits])
-    best = sorted(zip(hits, scores, strict=True), key=lambda pair: (-pair[1], pair[0].rank))[:k]
-    return [
-        Hit(hit.chunk, score, rank, {**hit.parts, "fused": hit.score, "reranker": score})
-        for rank, (hit, score) in enumerate(best, 1)
-    ]

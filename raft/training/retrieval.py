@@ -99,7 +99,7 @@ def tune(
         draft.facts |= {
             "objective": recipe.objective, "base_model": recipe.model, "base_fingerprint": inputs["model"],
             "dataset_fingerprint": inputs["dataset"], "index_fingerprint": data.facts.get("index_fingerprint"),
-            "examples": plan.examples, "left_out": plan.left_out,
+            "labels": data.facts.get("labels", []), "examples": plan.examples, "left_out": plan.left_out,
         }  # fmt: skip
         draft.facts |= {key: value for key, value in asdict(summary).items() if key not in ("out", "objective")}
     return summary

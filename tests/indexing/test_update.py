@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import raft
+from raft import versions
 from raft.artifacts import partial_folder, read_manifest, read_rows
 from raft.config import DenseRecipe, EncoderRecipe, RuleRecipe
 from raft.errors import ArtifactError, InputError, UsageError
+from raft.indexing import build as index_build
 from raft.indexing.previous import KEYS
 from raft.indexing.verify import verify_index
+from raft.readers.source import SourceFile, read_source
 from raft.retrieval.dense import DENSE, DenseIndex
 from raft.retrieval.index import open_index
 from tests.indexing.conftest import build, write_files
@@ -67,7 +73,8 @@ def taken_over(out: Path, before: dict[str, bytes], now: dict[str, bytes]) -> se
     for name in before.keys() & now.keys():
         own = [row for row in outcomes if row["source"] == name or row["source"].startswith(name + "#")]
         lost = any("is taken by" in row["reason"] for row in own)
-        if before[name] == now[name] and not lost and any(row["status"] == "indexed" for row in own):
+        reasons = [row["reason"] for row in own if row["status"] == "indexed"]
+        if before[name] == now[name] and not lost and reasons and not any(reasons):
             names.add(name)
     return names
 
@@ -274,10 +281,55 @@ def test_the_same_source_by_another_path_and_a_source_that_moved(
     monkeypatch.chdir(tmp_path)
     assert not build(Path("source"), out).changed
     source.rename(tmp_path / "moved")
-    with pytest.raises(ArtifactError, match=r"source: was '.*/source', now 'moved'.*--overwrite"):
+    with pytest.raises(ArtifactError, match=r"source: was '.*/source', now '.*/moved'.*--overwrite"):
         build(Path("moved"), out)
     summary = build(Path("moved"), out, overwrite=True)
     assert (summary.encoded, summary.version) == (0, "v2")
+
+
+def test_another_folder_that_is_typed_the_same_does_not_replace_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "index"
+    for name in ("one", "two"):
+        write_files(tmp_path / name / "docs", FILES)
+    monkeypatch.chdir(tmp_path / "one")
+    build(Path("docs"), out)
+    assert read_manifest(out, "index").recipe["source"] == str(tmp_path / "one" / "docs")
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ArtifactError, match=r"source: was '.*/one/docs', now '.*/two/docs'.*--overwrite"):
+        build(Path("docs"), out)
+
+
+def test_a_file_that_was_read_in_part_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_files(tmp_path / "source", FILES), tmp_path / "index"
+
+    def in_part(*given: object) -> Iterator[SourceFile]:
+        for file in read_source(*given):  # type: ignore[arg-type]
+            told = file.name == "rent.md" and file.outcomes is not None
+            outcomes = tuple(replace(o, reason="pages without text: 2") for o in file.outcomes or ()) if told else None
+            yield replace(file, outcomes=outcomes) if told else file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index_build, "read_source", in_part)
+        assert build(source, out).changed
+        again = build(source, out)
+        assert (again.changed, again.parsed) == (False, 1)
+    now = build(source, out)
+    assert (now.changed, now.parsed, now.encoded) == (True, 1, 0)
+    assert build(source, out).parsed == 0
+
+
+def test_a_source_that_cannot_be_read_is_not_said_of_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_files(tmp_path / "source", FILES)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    monkeypatch.setattr(index_build, "read_source", denied)
+    with pytest.raises(PermissionError):
+        build(source, tmp_path / "index")
+    assert not partial_folder(tmp_path / "index").exists()
 
 
 def test_nothing_left_in_the_source_keeps_the_index_and_says_what_to_do(tmp_path: Path) -> None:
@@ -307,17 +359,33 @@ def test_a_damaged_index_is_replaced_with_a_word_only(tmp_path: Path) -> None:
         shutil.rmtree(damaged)
 
 
-def test_an_index_of_the_first_format_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_index_of_the_first_format_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
     source, out = write_files(tmp_path / "source", FILES), tmp_path / "index"
     (out / "bm25").mkdir(parents=True)
     (out / "bm25" / "old.npy").write_bytes(b"old")
-    (out / "manifest.json").write_text('{"kind": "index", "format": 1}', encoding="utf-8")
+    (out / "bm25" / "mine.txt").write_text("mine")
+    (out / "chunks.jsonl").write_text("old")
+    was = {"kind": "index", "format": 1, "files": {"bm25/old.npy": "1", "chunks.jsonl": "2", "../source/rent.md": "3"}}
+    (out / "manifest.json").write_text(json.dumps(was), encoding="utf-8")
     for attempt in (lambda: open_index(out), lambda: build(source, out)):
-        with pytest.raises(ArtifactError, match=r"format 1 of older raft; this one reads 2\. Make it again"):
+        with pytest.raises(
+            ArtifactError, match=r"format 1 of older raft; this one reads 2\. Make it again with --overwrite"
+        ):
             attempt()
+    if stopped:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(versions, "_clear", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patched.setattr(versions, "remove_leftovers", lambda *_: None)
+            build(source, out, overwrite=True)
     build(source, out, overwrite=True)
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "v1"]
+    assert sorted(path.name for path in (out / "bm25").iterdir()) == ["mine.txt"]
+    assert {path.name for path in out.iterdir()} - {"v1", "v2"} == {"bm25", "manifest.json"}
+    assert (source / "rent.md").exists()
     assert len(open_index(out).chunks) == 2
+    assert verify_index(out).problems == ()
 
 
 def test_what_is_no_index_is_never_replaced(tmp_path: Path) -> None:

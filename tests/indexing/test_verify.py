@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -30,19 +29,17 @@ FILES = {
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
-    write_files(folder / "source", FILES)
-    with contextlib.chdir(folder):
-        build(Path("source"), folder / "index")
-    return folder
+    build(write_files(folder / "work" / "source", FILES), folder / "work" / "index")
+    return (folder / "work").rename(folder / "whole")
 
 
 @pytest.fixture
-def index(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy beside its source, which it knows by the same relative path."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(built / "source", tmp_path / "source")
-    shutil.copytree(built / "index", tmp_path / "index")
-    return tmp_path / "index"
+def index(built: Path) -> Path:
+    """A copy beside its source, in the folder where it was built."""
+    work = built.with_name("work")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(built, work)
+    return work / "index"
 
 
 def traces(out: Path) -> list[Path]:
@@ -60,10 +57,35 @@ def test_a_removed_document_leaves_no_trace(index: Path) -> None:
     assert traces(index) == []
     assert verify_index(index, gone=["b.md", "row"]).problems == ()
     assert sorted(path.name for path in index.iterdir()) == ["manifest.json", "v2"]
-    assert verify_index(index, gone=["a.md"]).problems == (
-        "document 'a.md' is in the index",
-        "chunk 'a.md#0' is in the index",
-    )
+    assert verify_index(index, gone=["a.md"]).problems == ("'a.md' is in the index: 1 documents, 1 chunks",)
+
+
+def test_a_name_is_looked_for_among_ids_sources_and_files(tmp_path: Path) -> None:
+    rows = [{"id": "x", "text": "Pay.", "source": "elsewhere"}, {"id": "y", "text": "Rent."}]
+    files = {"hr/people.jsonl": "\n".join(map(json.dumps, rows)), "bad.md": b"\x00\x01"}
+    build(write_files(tmp_path / "source", files), tmp_path / "index")
+    both, one = "2 documents, 2 chunks", "1 documents, 1 chunks"
+    expected = {
+        "hr/people.jsonl": both, "people.jsonl": both, "./hr/people.jsonl": both, "hr/people.jsonl#2": one,
+        "elsewhere": one, "y": one, "bad.md": "no document, but the list of the source's files names it", "people": "",
+    }  # fmt: skip
+    found = verify_index(tmp_path / "index", gone=list(expected))
+    assert found.gone == expected
+    assert len(found.problems) == 7
+
+
+def test_files_that_are_not_of_raft_are_named_and_no_problem(index: Path) -> None:
+    (index / "notes").mkdir()
+    (index / "v1" / "bm25" / "mine.txt").write_text("mine")
+    for name in ("notes/a.txt", "backup.zip", "v7"):
+        (index / name).write_text("mine")
+    found = verify_index(index)
+    assert found.problems == ()
+    assert found.not_of_raft == tuple(str(index / n) for n in ("backup.zip", "notes", "v1/bm25/mine.txt", "v7"))
+    write_files(index.parent / "source", FILES | {"new.md": "# New"})
+    assert build(index.parent / "source", index).version == "v8"
+    assert sorted(path.name for path in index.iterdir()) == ["backup.zip", "manifest.json", "notes", "v7", "v8"]
+    assert (index / "notes" / "a.txt").read_text() == "mine"
 
 
 def test_what_a_stopped_run_had_encoded_goes_with_the_next_run_even_if_nothing_changed(index: Path) -> None:
@@ -167,7 +189,7 @@ def test_the_files_of_stopped_runs_are_found(index: Path) -> None:
         path.write_text(SECRET)
         return path
 
-    for path in (index / "v0" / "documents.jsonl", index / "v1" / "bm25" / "old.npy", index / "old.tmp",
+    for path in (index / "v0" / "documents.jsonl", index / "manifest.json.tmp", index / "resume.json",
                  partial_folder(index) / "v2" / "documents.jsonl"):  # fmt: skip
         plant(path)
         (problem,) = verify_index(index).problems

@@ -90,10 +90,19 @@ HIDING = [
     "font-size:0.1em", "color:#fff;font-size:1px", "color: #FFFFFF", "color:white;background:#fff",
     "position:absolute;left:-9999px", "text-indent:-999px", "position:absolute;top:-100em",
     "clip: rect(0 0 0 0)", "clip:rect(1px, 1px, 1px, 1px)", "clip-path: inset(50%)", "transform: scale(0)",
+    "transform: rotate(3deg) scale(0, 0)", "display:/* x */none", r"d\69splay:none", "color: #0000",
+    "color:transparent",
+    "color:rgba(0, 0, 0, 0)", "color:rgb(0 0 0 / 0%)", "color:#fefefe", "color:rgb(250,250,250);background:none",
+    "color:hsl(0,0%,99%)", "opacity:.0", "color:red;color:white;background:url(a.png) #fff none",
+    "max-height:0;overflow:hidden", "overflow:hidden;width:0px", "height:0;overflow-y:hidden",
 ]  # fmt: skip
 SHOWING = [
     "display:block", "opacity:0.5", "font-size:0.9em", "font-size: 12px", "color:#fff;background:#036", "color:#333",
     "margin-left:-10px", "left:-1px", "background-color:white", "font-size:100%",
+    "color:rgba(0,0,0,0.5)", "color:#000", "min-width:0;overflow:hidden", "opacity:.05",
+    "line-height:0;overflow:hidden", "height:0",
+    "max-height:0.5em;overflow:hidden", "transform:scale(0.9)", "color:rgb(255,200,0)", "color:#cccccc",
+    "color:transparent;background:linear-gradient(red,blue);-webkit-background-clip:text", "border-color:transparent",
 ]  # fmt: skip
 
 
@@ -107,6 +116,27 @@ def test_hidden_text_is_left_out(style: str) -> None:
         assert read_one(page, "x.html").text == "Seen."
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<style>div .x { display:none }</style><div><p class=x>CANARY</p></div>",
+        "<style>div>.x, p::before { display:none }</style><div><p class=x>CANARY</p></div>",
+        "<style>p[data-a='1,2'], q:is(a, b) { display:none }</style><p data-a='1,2'>CANARY</p>",
+        "<style>@media all, print { .x { display:none } }</style><p class=x>CANARY</p>",
+        "<style>@import url(a.css); @layer a { @media screen { .x { display:none } } }</style><p class=x>CANARY</p>",
+        "<style>.x { color:#fdfdfd; background:#fff }</style><p class=x>CANARY</p>",
+        r"<style>.\31 0\:x { dis\70lay:none }</style><p class='10:x'>CANARY</p>",
+        "<style>.x { color:rgba(1,1,1,.0) }</style><p class=x>CANARY</p>",
+        "<font color=white>CANARY</font>", "<font color=#FFFFFF>CANARY</font>",
+        "<table bgcolor=white><tr><td style='color:#fff'>CANARY</table>",
+        "<dialog>CANARY</dialog>", "<object>CANARY</object>", "<audio>CANARY</audio>", "<video>CANARY</video>",
+        "<canvas>CANARY</canvas>", "<noframes>CANARY</noframes>",
+    ],
+)  # fmt: skip
+def test_text_hidden_by_sheets_and_elements_is_left_out(page: str) -> None:
+    assert read_one(f"<p>Seen.</p>{page}", "x.html").text == "Seen."
+
+
 @pytest.mark.parametrize("style", SHOWING)
 def test_shown_text_stays(style: str) -> None:
     assert "WORDS" in read_one(f'<p>Seen.</p><p style="{style}">WORDS</p>', "x.html").text
@@ -117,6 +147,13 @@ def test_shown_text_stays(style: str) -> None:
     [
         "<style>@media print { .a { display:none } }</style><p class=a>WORDS</p>",
         "<style>.a .b { display:none }</style><p class=b>WORDS</p>",
+        "<style>@media screen and (max-width:9px) { .a { display:none } }</style><p class=a>WORDS</p>",
+        "<style>@supports (x:y) { .a { display:none } }</style><p class=a>WORDS</p>",
+        "<style media=print>.a { display:none }</style><p class=a>WORDS</p>",
+        "<style>div > .a { display:none }</style><p class=a>WORDS</p>",
+        "<style>.a::before, .a:nosuch, p[ { display:none }</style><p class=a>WORDS</p>",
+        "<dialog open>WORDS</dialog>",
+        "<table bgcolor=navy><tr><td><font color=white>WORDS</font></table>",
         "<style>.a:hover { display:none }</style><p class=a>WORDS</p>",
         '<body bgcolor="#003"><p style="color:#fff">WORDS</p>',
         '<div class=dark><p style="color:#fff">WORDS</p></div>',

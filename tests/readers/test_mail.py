@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email.message import EmailMessage
 
-from tests.readers.files import make_docx, read_one, refusal
+from tests.readers.files import make_docx, outcomes_of, read_one, refusal
 
 
 def make_mail() -> EmailMessage:
@@ -40,7 +40,10 @@ def test_attachments_are_named_and_read() -> None:
     message.add_attachment(b"\x89PNG\r\n", maintype="image", subtype="png", filename="photo.png")
     message.add_attachment("id,text\n1,Row one.\n", subtype="csv", filename="a/rows.csv")
     message.add_attachment("---\nlabels: [board]\n---\nSECRET", filename="minutes.md")
-    text = read_one(message.as_bytes(), "x.eml").text
+    (outcome,) = outcomes_of(message.as_bytes(), "x.eml")
+    text = outcome.document.text if outcome.document else ""
+    assert outcome.reason.startswith("attachments not read: photo.png (")
+    assert outcome.reason.endswith(", minutes.md (has access labels of its own)")
     assert "## Attachment: policy.docx\n\n# Leave Policy" in text
     assert "## Attachment: minutes.md\n\n(not read)" in text
     assert "## Attachment: photo.png\n\n(not read)" in text
@@ -55,6 +58,11 @@ def test_a_mail_in_a_mail_is_read_once() -> None:
     outer.add_attachment(inner)
     text = read_one(outer.as_bytes(), "x.eml").text
     assert text.count("A plan.") == 1
+    inner.add_attachment(b"MZ", maintype="application", subtype="octet-stream", filename="a.exe")
+    outer = make_mail()
+    outer.add_attachment(inner)
+    (outcome,) = outcomes_of(outer.as_bytes(), "x.eml")
+    assert outcome.reason.startswith("attachments not read: message.eml (attachments not read: a.exe (")
     assert text.index("# Fwd") < text.index("## Attachment: message.eml") < text.index("# Annual leave")
 
 

@@ -7,6 +7,7 @@ import datetime
 import docx
 import openpyxl
 import pptx
+import pytest
 from docx.enum.style import WD_STYLE_TYPE
 from docx.oxml import parse_xml
 from pptx.util import Inches
@@ -148,6 +149,15 @@ def test_xlsx_shows_its_visible_sheets_row_by_row() -> None:
         "## Grades\nGrade | Days | Since\nB7 | 31 | 2024-03-01\nB8 | 0.3 | 2024-03-01 09:30\nyes? | yes"
     )
     assert document.metadata["format"] == "xlsx"
+
+
+@pytest.mark.parametrize("above", [[], [["Staff list"], []]])
+def test_xlsx_with_a_column_of_labels_is_refused(above: list[list[str]]) -> None:
+    book = openpyxl.Workbook()
+    for row in (*above, ["text", "Labels"], ["Salaries.", "hr"]):
+        book.active.append(row)
+    book.active.column_dimensions["B"].hidden = True
+    assert "save the sheet as csv" in refusal(saved(book), "x.xlsx")
 
 
 def test_xlsx_that_says_a_million_rows_is_read_quickly() -> None:

@@ -78,6 +78,30 @@ def test_front_matter_with_malformed_labels_refuses_the_file(front: str) -> None
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "---\nlabels: [hr]\nlabels: []\n---\nText.", "---\n{labels: [hr], Labels: []}\n---\nText.",
+        "---\nbase: &b {labels: [hr]}\n<<: *b\nlabels: []\n---\nText.", "---\nmeta:\n  labels: [hr]\n---\nText.",
+        "---\nlabels: [hr]\n\nText.", "\n---\nlabels: [hr]\nText.", "+++\nlabels = ['hr']\n+++\nText.",
+        '+++\n"labels" = ["hr"]\nText.', ';;;\n"labels": ["hr"]\n;;;\nText.', '{\n"labels": ["hr"]\n}\n\nText.',
+        "---\n- labels: [hr]\n---\nText.", "Labels: hr\n\nText.",
+        "---\ntitle: T\n---\n---\nlabels: [hr]\n---\nText.", "---\n" + "x: 1\n" * 20_000 + "labels: [hr]\n---\nText.",
+        "---\na: &a [*a]\nb: {labels: [hr]}\n---\nText.",
+    ],
+)  # fmt: skip
+def test_front_matter_that_would_lose_labels_refuses_the_file(text: str) -> None:
+    assert "access labels" in refusal(text, "x.md")
+
+
+def test_front_matter_may_follow_blank_lines_and_is_read_in_markdown_only() -> None:
+    text = "\n  \n---\nlabels: [hr]\n---\nText."
+    document = read_one(text, "x.md")
+    assert (document.text, document.metadata["labels"]) == ("Text.", ["hr"])
+    assert "access labels" in refusal(text, "x.txt")
+    assert read_one("# Labels\n\nlabels: what they are", "x.md").text.startswith("# Labels")
+
+
+@pytest.mark.parametrize(
     ("value", "labels"),
     [
         (["a", " b c "], ["a", "b c"]),

@@ -95,9 +95,39 @@ def test_a_column_page_starts_is_not_taken_for_pages(value: object) -> None:
     assert chunk.page is None
 
 
-@pytest.mark.parametrize("value", [{"Labels": ["a"], "body": "b"}, [{"body": "b"}, {"labels": [], "body": "b"}]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"Labels": ["a"], "body": "b"},
+        [{"body": "b"}, {"labels": [], "body": "b"}],
+        {"documents": [{"text": "Salaries.", "labels": ["hr"]}]},
+        [[{"text": "Salaries.", "labels": ["hr"]}]],
+        {"a": {"b": [1, {"c": {" LABELS ": "hr"}}]}},
+        {"text": "Cover.", "documents": [{"text": "Salaries.", "labels": ["hr"]}]},
+    ],
+)
 def test_a_json_whose_labels_cannot_be_kept_is_refused(value: object) -> None:
     assert "access labels" in refusal(json.dumps(value), "a.json")
+
+
+TWICE = '{"text": "Salaries.", "labels": ["hr"], "labels": []}'
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(TWICE, "a.json"), (f"[{TWICE}]", "a.json"), (f'{{"a": [{TWICE}]}}', "a.json"), (TWICE, "a.jsonl")],
+)
+def test_labels_that_are_there_twice_are_refused(data: str, name: str) -> None:
+    assert "access labels twice" in refusal(data, name)
+
+
+def test_labels_inside_another_column_refuse_the_row_unless_it_has_its_own() -> None:
+    inner = {"text": "Salaries.", "meta": {"labels": ["hr"]}}
+    cut, whole = outcomes_of("\n".join(json.dumps(row) for row in (inner, inner | {"labels": ["a"]})), "c.jsonl")
+    assert cut.status == "refused"
+    assert "access labels inside another column" in cut.reason
+    assert whole.document is not None
+    assert whole.document.metadata["labels"] == ["a"]
 
 
 def test_json_rows_are_documents() -> None:

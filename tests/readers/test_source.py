@@ -11,7 +11,7 @@ import pytest
 
 from raft.config import ReadingRecipe
 from raft.errors import InputError
-from raft.readers.source import SourceFile, _batches, _Entry, count_files, read_source
+from raft.readers.source import SourceFile, _batches, _Entry, _printed_name, count_files, read_source
 from tests.readers.files import found_in, make_docx, make_pdf
 from tests.readers.test_pdf import locked_pdf
 
@@ -68,6 +68,22 @@ def test_names_that_are_no_utf8_are_written_out(tmp_path: Path) -> None:
         (outcome.source + outcome.reason).encode("utf-8")
 
 
+def test_printed_names_stay_distinct() -> None:
+    names = [
+        b"r\xe8.txt",
+        b"r\\xe8.txt",
+        b"r\\\xe8.txt",
+        b"r\\\\xe8.txt",
+        b"r\\\\\xe8.txt",
+        b"r\\x41\xe8",
+        "rè.txt".encode(),
+    ]
+    printed = [_printed_name(os.fsdecode(name)) for name in names]
+    assert len(set(printed)) == len(names)
+    assert printed[:2] == [r"r\xe8.txt", r"r\\xe8.txt"]
+    assert _printed_name(r"a\b.txt") == r"a\b.txt"
+
+
 def test_each_bad_file_is_one_refusal_and_the_rest_goes_on(tmp_path: Path) -> None:
     files = {
         "scan.pdf": make_pdf([[], []]), "good.pdf": make_pdf([["Fine."]]), "locked.pdf": locked_pdf("key"),
@@ -86,21 +102,26 @@ def test_each_bad_file_is_one_refusal_and_the_rest_goes_on(tmp_path: Path) -> No
     assert all(o.reason for o in found.values() if o.status != "indexed")
 
 
-def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
     folder = tmp_path / "docs"
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("inside", encoding="utf-8")
     (folder / "out.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "in.txt").symlink_to(folder / "a.txt")
+    (folder / ".hidden.txt").write_text("hidden", encoding="utf-8")
+    (folder / "hid.txt").symlink_to(".hidden.txt")
     (folder / "up").symlink_to(tmp_path)
     (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
     (folder / "loop.txt").symlink_to(folder / "loop.txt")
     expected = {
-        "a.txt": "indexed", "gone.txt": "refused", "in.txt": "indexed", "loop.txt": "refused", "out.txt": "skipped",
-        "up": "skipped",
+        "a.txt": "indexed", "gone.txt": "refused", "hid.txt": "skipped", "in.txt": "skipped", "loop.txt": "refused",
+        "out.txt": "skipped", "up": "skipped",
     }  # fmt: skip
-    assert {name: outcome.status for name, outcome in found_in(folder).items()} == expected
+    found = found_in(folder)
+    assert {name: outcome.status for name, outcome in found.items()} == expected
+    assert found["in.txt"].reason == "a link to a.txt, which is read under its own name"
+    assert found["hid.txt"].reason == "a link to a hidden file is not followed"
     (tmp_path / "link").symlink_to(folder)
     assert {name: outcome.status for name, outcome in found_in(tmp_path / "link").items()} == expected
 

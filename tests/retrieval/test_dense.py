@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from raft.config import DenseRecipe
 from raft.errors import ArtifactError
-from raft.retrieval.dense import DENSE, DenseIndex, choose_kind
+from raft.retrieval.dense import DENSE, DenseIndex, _cost, _settings, choose_kind
 
 KINDS = ("flat", "hnsw", "ivf_sq", "ivf_pq")
 
@@ -152,6 +153,77 @@ def test_each_kind_bears_few_vectors_and_equal_ones(kind: str, count: int) -> No
 def test_a_corpus_of_copies_does_not_widen_the_search(kind: str) -> None:
     vectors = np.repeat(clustered(60, 4), 50, axis=0)
     assert DenseIndex.build(vectors, recipe(kind)).facts["recall_at_10"] >= 0.97
+
+
+def as_texts(count: int, seed: int) -> np.ndarray:
+    """Vectors with few neighbours in many directions of unequal spread, as benchmarks/million_vectors.py draws them."""
+    world, draw = np.random.default_rng(0), np.random.default_rng(seed)
+    spread = np.arange(1, 129) ** -0.5
+    topics = world.normal(size=(4000, 128)) * spread
+    vectors = topics[draw.integers(0, 4000, count)] + 0.7 * spread * draw.normal(size=(count, 128))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["hnsw", "ivf_sq", "ivf_pq"])
+def texts_index(request: pytest.FixtureRequest) -> DenseIndex:
+    return DenseIndex.build(as_texts(20_000, 1), recipe(request.param))
+
+
+def recall(index: DenseIndex, queries: np.ndarray, allowed: np.ndarray | None = None) -> float:
+    positions = np.arange(20_000) if allowed is None else np.flatnonzero(allowed)
+    truth = positions[np.argsort(-(queries @ as_texts(20_000, 1)[positions].T), axis=1)[:, :10]]
+    found = index.search(queries, 10, allowed)
+    return float(np.mean([len({p for p, _ in r} & set(t)) for r, t in zip(found, truth.tolist(), strict=True)])) / 10
+
+
+def test_the_recall_it_states_is_that_of_new_queries(texts_index: DenseIndex) -> None:
+    assert texts_index.facts["recall_at_10"] <= recall(texts_index, as_texts(400, 2)) + 0.01
+
+
+def test_filters_cost_no_recall(texts_index: DenseIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raft.retrieval import dense
+
+    monkeypatch.setattr(dense, "_EXACT_LIMIT", 400)
+    monkeypatch.setattr(dense, "_EXACT_SHARE", 0.0)
+    queries, vectors, draw = as_texts(100, 3), as_texts(20_000, 1), np.random.default_rng(4)
+    by_chance, by_direction, by_subject = draw.random(20_000), vectors @ draw.normal(size=128), vectors @ queries[0]
+    for share in (0.03, 0.1, 0.3):
+        for order in (by_chance, by_direction, by_subject):
+            allowed = order > np.quantile(order, 1 - share)
+            assert recall(texts_index, queries, allowed) >= 0.95
+
+
+def test_many_vectors_make_the_exact_search_of_more_worth_it(
+    texts_index: DenseIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raft.retrieval import dense
+
+    monkeypatch.setattr(dense, "_EXACT_LIMIT", 400)
+    asked: list[int] = []
+    monkeypatch.setattr(DenseIndex, "exact", lambda self, query, k, positions: asked.append(len(positions)) or [])
+    for count in (1000, 1001):
+        with contextlib.suppress(IndexError):
+            texts_index.search(as_texts(1, 5), 10, np.arange(20_000) < count)
+    assert asked[0] == 1000
+    assert asked[1] < 100
+
+
+def test_what_cannot_be_reached_is_said() -> None:
+    index = DenseIndex.build(unit_vectors(3000, 11, 64), recipe("hnsw", 1.0))
+    assert index.facts.get("target_missed", False) == (index.facts["recall_at_10"] < 1.0)
+
+
+def test_cheap_settings_are_tried_first(texts_index: DenseIndex) -> None:
+    tried = _settings(texts_index._index)
+    if texts_index.facts["kind"] == "hnsw":
+        assert tried == sorted(tried, key=lambda setting: setting["efSearch"])
+        return
+    costs = [_cost(setting, 20_000 / 512) for setting in tried]
+    assert costs == sorted(costs)
+    assert tried[-1] == {name: max(setting[name] for setting in tried) for name in tried[0]}
+    if texts_index.facts["kind"] == "ivf_pq":
+        assert tried.index({"nprobe": 1, "k_factor": 40}) < tried.index({"nprobe": 512, "k_factor": 10})
+        assert tried.index({"nprobe": 8, "k_factor": 40}) < tried.index({"nprobe": 512, "k_factor": 160})
 
 
 def test_the_kind_follows_the_number_of_vectors() -> None:

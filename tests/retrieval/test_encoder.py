@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from raft.errors import ModelError
+from raft.retrieval.backends import ConvertedBody
 from raft.retrieval.encoder import Encoder
 
 _ROUNDING = 5e-3  # of bfloat16, in which OpenVINO computes where the CPU has it; batches are padded differently
@@ -29,7 +30,7 @@ def test_batches_pad_little(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -
     texts = [f"{'word ' * (n % 97)}end" for n in range(512)]
     lengths: list[list[int]] = []
 
-    def note(batch: list[str], task: str) -> np.ndarray:
+    def note(batch: list[str], task: str, prompt: str) -> np.ndarray:
         lengths.append([len(encoder.token_offsets(text)) + 2 for text in batch])
         return np.zeros((len(batch), 384), dtype=np.float32)
 
@@ -37,6 +38,36 @@ def test_batches_pad_little(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -
     encoder.encode_documents(texts, batch_size=32)
     padded = sum(max(batch) * len(batch) for batch in lengths)
     assert 1 - sum(map(sum, lengths)) / padded < 0.10
+
+
+def test_many_queries_are_encoded_in_batches(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def note(batch: list[str], task: str, prompt: str) -> np.ndarray:
+        sizes.append(len(batch))
+        return np.array([[float(text)] * 384 for text in batch], dtype=np.float32)
+
+    monkeypatch.setattr(encoder._body, "encode", note)
+    vectors = encoder.encode_queries([str(number) for number in range(150)])
+    assert vectors[:, 0].tolist() == list(range(150))
+    assert max(sizes) <= 64
+    assert sum(sizes) == 150
+    assert encoder.encode_queries([]).shape == (0, 384)
+
+
+def test_batches_of_converted_encoders_hold_few_characters() -> None:
+    body = object.__new__(ConvertedBody)
+    body.window, body.dimension, body.prompts = 256, 384, {}
+    encoder = Encoder("x", body)
+    lengths = [5000] * 20 + [800] * 40 + [0, 10, 100] * 100
+    batches = encoder._batches(lengths, 64)
+    assert sorted(at for batch in batches for at in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = min(max(lengths[at] for at in batch), 1024)
+        assert len(batch) <= 64
+        assert len(batch) <= 8 or len(batch) * longest <= 12_000
+    assert [len(batch) for batch in batches[:2]] == [11, 11]
+    assert max(map(len, batches)) == 64
 
 
 def test_token_offsets_are_those_of_the_text_without_truncation(encoder: Encoder) -> None:

@@ -110,7 +110,7 @@ def brute_force(index: Index, query: str, k: int, mode: str, allowed: list[int])
         return (dense if mode == "dense" else bm25)[:k]
     depth, vector = max(k, 50), index._encoder.encode_queries([query])  # type: ignore[union-attr]
     cosine = dict(zip(allowed, cosines, strict=True))
-    spread = spread_of(index._dense.scores(vector, sample_positions(len(index._dense))))
+    spread = spread_of(index._dense.scores(vector, [allowed[at] for at in sample_positions(len(allowed))]))
     scored = {row: (cosine[row], float(lexical[row])) for row in {*dense[:depth], *bm25[:depth]}}
     fused = [row for row, _ in fuse(scored, spread, depth)]
     if mode == "fused":

@@ -13,7 +13,9 @@ from raft.artifacts import partial_folder, read_rows
 from raft.config import ChunkingRecipe
 from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.indexing.build import build_index
+from raft.records import Filter
 from raft.retrieval.encoder import Encoder
+from raft.retrieval.fusion import LEXICAL_WEIGHT, spread_of
 from raft.retrieval.index import Index, open_index, search_text
 
 QUERY = "How do I get out of the contract?"
@@ -175,3 +177,31 @@ def test_own_chunks_are_taken_as_they_are_and_long_ones_counted(tmp_path: Path) 
     summary = build_index(tmp_path / "c.jsonl", tmp_path / "out", chunking=ChunkingRecipe(as_is=True))
     assert (summary.documents, summary.chunks, summary.cut) == (2, 2, 1)
     assert [chunk.text for chunk in open_index(summary.path).chunks] == [row["text"] for row in rows]
+
+
+def test_the_spread_of_cosines_is_that_of_chunks_that_may_be_seen(index: Index) -> None:
+    import numpy as np
+
+    assert index._sample(None) == [0, 1, 2, 3, 4]
+    assert index._sample(np.array([False, True, False, True, True])) == [1, 3, 4]
+    assert index._sample(np.zeros(5, dtype=bool)) == []
+    hits = index.search([QUERY], 5, "fused", Filter(sources=("clause-12.1", "clause-12.3")))[0]
+    cosines = [hit.parts["dense"] for hit in hits]
+    spread = spread_of(cosines)
+    assert len(hits) == 2
+    for hit in hits:
+        expected = hit.parts["dense"] + LEXICAL_WEIGHT * spread * hit.parts["bm25"]
+        assert hit.score == pytest.approx(expected, abs=1e-6)
+
+
+def test_it_is_searched_where_the_backend_of_its_building_is_not(
+    index_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raft.retrieval import backends
+
+    opened = open_index(index_folder)
+    opened.manifest.recipe["encoder"]["precision"] = "int8"  # type: ignore[index]
+    monkeypatch.setattr(backends, "_is_installed", lambda backend: backend == "torch")
+    backends.warn.cache_clear()
+    assert opened.search([QUERY], 1, "dense")[0][0].chunk.document_id == "clause-12.3.md"
+    assert "raft: encoder.precision = 'int8' needs packages that are not installed" in capsys.readouterr().err

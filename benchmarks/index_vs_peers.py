@@ -37,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -211,16 +211,16 @@ def ask_one(system: str, files: Path, out: Path, answer: Path, questions: Path |
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def measure(data: Path, limit: int | None, rounds: int, precision: str) -> dict[str, Any]:
-    results: dict[str, Any] = {system: {"building_seconds": [], "loading_seconds": []} for system in SYSTEMS}
+def measure(data: Path, limit: int | None, rounds: int, precision: str, systems: Sequence[str]) -> dict[str, Any]:
+    results: dict[str, Any] = {system: {"building_seconds": [], "loading_seconds": []} for system in systems}
     with tempfile.TemporaryDirectory() as scratch:
         files, asked = Path(scratch) / "files", Path(scratch) / "questions.json"
         files.mkdir()
         count, questions = write_files(data, files, limit)
         asked.write_text(json.dumps(questions), encoding="utf-8")
         for turn in range(rounds):
-            first = turn % len(SYSTEMS)
-            for system in (*SYSTEMS[first:], *SYSTEMS[:first]):
+            first = turn % len(systems)
+            for system in (*systems[first:], *systems[:first]):
                 out, answer = Path(scratch) / f"{system}-{turn}", Path(scratch) / "answer.json"
                 found = ask_one(system, files, out, answer, asked if turn == 0 else None, precision)
                 row = results[system]
@@ -234,8 +234,10 @@ def measure(data: Path, limit: int | None, rounds: int, precision: str) -> dict[
     medians = {name: row["median_seconds"] for name, row in results.items()}
     return {
         "set": data.name, "documents": count, "questions": len(questions), "versions": versions(), "systems": results,
-        "raft_faster_than": {name: round(medians[name] / medians["raft"], 2) for name in SYSTEMS[1:]},
-        "raft_torch_faster_than": {name: round(medians[name] / medians["raft-torch"], 2) for name in SYSTEMS[2:]},
+        **{
+            f"{ours}_faster_than": {name: round(medians[name] / medians[ours], 2) for name in systems if name != ours}
+            for ours in ("raft", "raft-torch") if ours in systems
+        },
     }  # fmt: skip
 
 
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most this many documents of each")
     parser.add_argument("--rounds", type=int, default=3, help="times each system builds; the median counts")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the encoder of the system raft")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="those to measure")
     given = parser.parse_args()
     if given.one:
         system, files, out, answer, *questions = given.one
@@ -255,7 +258,7 @@ def main() -> None:
     if not given.data:
         parser.error("--data is missing")
     for data in given.data:
-        measured = measure(data, given.limit, given.rounds, given.precision)
+        measured = measure(data, given.limit, given.rounds, given.precision, given.systems)
         to = Path(__file__).parent / "results" / f"index_vs_peers_{data.resolve().name}.json"
         to.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(measured, indent=1))

@@ -27,12 +27,14 @@ TokenOffsets = Callable[[str], Sequence[tuple[int, int]]]
 """The (start, end) character offsets of each token of a text, special tokens left out."""
 
 TINY_TOKENS = 15  # a shorter piece says too little to be found: it joins its neighbour where that fits
+_MARGIN = 16  # tokens; by so many a piece of a text may have more than it had within the text, at its ends
 _MAX_TOKEN_CHARS = 32  # WordPiece makes one [UNK] of a word of any length; such a token is divided
 
 # The letters of a score, from the best place to cut to the worst.
 _CLAUSE, _PARAGRAPH, _ITEM, _LINE, _SENTENCE, _WORD, _INSIDE = "cpilsw."
 _BETWEEN = _CLAUSE + _PARAGRAPH + _ITEM
 _LETTERS = _BETWEEN + _LINE + _SENTENCE + _WORD
+_SHORT = 4  # a paragraph of less than a quarter of a chunk is short
 
 
 def split_documents(
@@ -69,7 +71,7 @@ def _page(document: Document, offset: int) -> int | None:
 
 
 def _split_text(text: str, token_offsets: TokenOffsets, max_tokens: int, overlap_tokens: int) -> list[Section]:
-    offsets = [part for start, end in token_offsets(text) for part in _divide_token(start, end)]
+    offsets = _divide_long_tokens(token_offsets(text))
     score = _score(text, offsets)
     ends = [end for _, end in offsets]
     pieces = []
@@ -78,12 +80,20 @@ def _split_text(text: str, token_offsets: TokenOffsets, max_tokens: int, overlap
         for a, b in _split_score(score[first:last], max_tokens, overlap_tokens):
             start = section.start if a == 0 else offsets[first + a][0]
             end = section.end if first + b == last else offsets[first + b][0]
-            pieces += _fit(text, replace(section, start=start, end=end), token_offsets, max_tokens)
+            piece = replace(section, start=start, end=end)
+            sure = b - a <= max_tokens - _MARGIN
+            pieces += _without_space(text, piece) if sure else _fit(text, piece, token_offsets, max_tokens)
     return pieces
 
 
-def _divide_token(start: int, end: int) -> list[tuple[int, int]]:
-    return [(at, min(at + _MAX_TOKEN_CHARS, end)) for at in range(start, end, _MAX_TOKEN_CHARS)] or [(start, end)]
+def _divide_long_tokens(offsets: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    if all(end - start <= _MAX_TOKEN_CHARS for start, end in offsets):
+        return offsets
+    parts = []
+    for start, end in offsets:
+        at = range(start, end, _MAX_TOKEN_CHARS) or (start,)
+        parts += [(a, min(a + _MAX_TOKEN_CHARS, end)) for a in at]
+    return parts
 
 
 def _join_tiny_sections(sections: Sequence[Section], token_ends: Sequence[int]) -> list[Section]:
@@ -111,7 +121,8 @@ def _score(text: str, offsets: Sequence[tuple[int, int]]) -> str:
         # The last token that begins before the white space; some tokenizers count the space to the token behind it.
         token = bisect_right(starts, gap.start() - 1) - 1
         if token >= 0:
-            score[token] = _kind_of_gap(text, gap)
+            plain = gap.group() == " " and text[gap.start() - 1].isalnum()  # the most by far, so they come first
+            score[token] = _WORD if plain else _kind_of_gap(text, gap)
     return "".join(score)
 
 
@@ -193,18 +204,32 @@ def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple
     """Token ranges (first, past the last) of at most ``max_tokens`` that cover the score."""
     from langchain_text_splitters import RecursiveCharacterTextSplitter
 
+    room = max_tokens - overlap_tokens
     splitter = RecursiveCharacterTextSplitter(
         separators=[*_LETTERS, ""],
         keep_separator="end",
-        chunk_size=max_tokens - overlap_tokens,
+        chunk_size=room,
         chunk_overlap=0,  # added below, where its offsets are known
         strip_whitespace=False,
     )
     cuts = [0]
-    for piece in splitter.split_text(score) or [""]:  # a tokenizer may drop all characters of a section
+    for piece in splitter.split_text(_with_openings(score, max_tokens)) or [
+        ""
+    ]:  # a tokenizer may drop all characters of a section
         cuts.append(cuts[-1] + len(piece))
     cuts = _join_tiny_pieces(_join_whole(score, cuts, max_tokens), max_tokens)
     return [(_overlap_from(score, a, max(a - overlap_tokens, b - max_tokens)), b) for a, b in pairwise(cuts)]
+
+
+def _with_openings(score: str, max_tokens: int) -> str:
+    """The score with a short paragraph, before one that must be cut, as the first sentence of that one: cut off, it
+    would be a chunk that is nothing but a title."""
+    cuts = [match.end() for match in re.finditer(f"[{_BETWEEN}]", score[:-1])]
+    letters = list(score)
+    for a, b, c in zip([0, *cuts], cuts, [*cuts[1:], len(score)], strict=False):
+        if b - a < max_tokens // _SHORT and c - b > max_tokens:
+            letters[b - 1] = min(score[b : c - 1], key=f"{_LETTERS}{_INSIDE}".index)
+    return "".join(letters)
 
 
 def _join_whole(score: str, cuts: Sequence[int], max_tokens: int) -> list[int]:
@@ -229,10 +254,11 @@ def _join_tiny_pieces(cuts: Sequence[int], max_tokens: int) -> list[int]:
 
 def _overlap_from(score: str, first: int, least: int) -> int:
     """Where a piece that begins at ``first`` begins with its overlap, from ``least`` on: at an item or row before an
-    item or row, else at a sentence, else at a word."""
+    item or row, else at a sentence; within a sentence, and where none begins, at a word."""
     places = range(max(least, 1), first)
-    by_item = bool(first) and score[first - 1] == _ITEM
-    for good in (_BETWEEN,) if by_item else (_LETTERS[:-1], _WORD):
+    before = score[first - 1] if first else ""
+    sentences = _LETTERS[:-1]
+    for good in (_BETWEEN,) if before == _ITEM else (sentences,) if before in sentences else (sentences, _WORD):
         found = next((at for at in places if score[at - 1] in good), None)
         if found is not None:
             return found
@@ -242,14 +268,19 @@ def _overlap_from(score: str, first: int, least: int) -> int:
 def _fit(text: str, piece: Section, token_offsets: TokenOffsets, max_tokens: int) -> list[Section]:
     """The piece without white space around it; halved where it has too many tokens after all, because half a word
     can have more tokens than it had as part of the whole."""
+    for part in _without_space(text, piece):
+        offsets = token_offsets(text[part.start : part.end])
+        middle = part.start + offsets[len(offsets) // 2][0] if offsets else part.start
+        if len(offsets) <= max_tokens or middle == part.start:
+            return [part]
+        halves = (replace(part, end=middle), replace(part, start=middle))
+        return [fitting for half in halves for fitting in _fit(text, half, token_offsets, max_tokens)]
+    return []
+
+
+def _without_space(text: str, piece: Section) -> list[Section]:
+    """The piece without white space around it; none of a piece that is nothing else."""
     words = text[piece.start : piece.end]
     start = piece.start + len(words) - len(words.lstrip())
     end = start + len(words.strip())
-    if start == end:
-        return []
-    offsets = token_offsets(text[start:end])
-    middle = start + offsets[len(offsets) // 2][0] if offsets else start
-    if len(offsets) <= max_tokens or middle == start:
-        return [replace(piece, start=start, end=end)]
-    halves = (replace(piece, start=start, end=middle), replace(piece, start=middle, end=end))
-    return [part for half in halves for part in _fit(text, half, token_offsets, max_tokens)]
+    return [replace(piece, start=start, end=end)] if start < end else []

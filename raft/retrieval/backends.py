@@ -53,8 +53,8 @@ class NotConvertible(ModelError):
 class Body(Protocol):
     """The part of an encoder that holds the weights. Its methods may be called by several threads at once.
 
-    ``window`` counts the tokens that are read of a text, special ones included. ``prompts`` holds those that the
-    model's files name, empty ones too.
+    ``window`` counts the tokens that are read of a text, special ones included; ``token_offsets`` and ``token_counts``
+    leave those out, and cut nothing off. ``prompts`` holds those that the model's files name, empty ones too.
     """
 
     dimension: int
@@ -63,6 +63,7 @@ class Body(Protocol):
     prompts: dict[str, str]
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]: ...
+    def token_counts(self, texts: Sequence[str]) -> list[int]: ...
     def encode(self, texts: Sequence[str], task: Task, prompt: str = "") -> Vectors: ...
 
 
@@ -273,6 +274,11 @@ class TorchBody:
             )
         return [(start, end) for start, end in encoded["offset_mapping"]]
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        with self._lock:
+            encoded = self._tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
     def encode(self, texts: Sequence[str], task: Task, prompt: str = "") -> Vectors:
         import torch
 
@@ -307,6 +313,9 @@ class ConvertedBody:
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         offsets: list[tuple[int, int]] = self._whole.encode(text, add_special_tokens=False).offsets
         return offsets
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(encoding) for encoding in self._whole.encode_batch(list(texts), add_special_tokens=False)]
 
     def encode(self, texts: Sequence[str], task: Task, prompt: str = "") -> Vectors:
         import numpy as np

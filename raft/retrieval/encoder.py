@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from raft.retrieval.backends import Task, Vectors
 
 _QUERIES_AT_ONCE = 64
-_CHARACTERS_AT_ONCE = 12_000  # some 3,000 tokens: what a core's caches hold of a converted model's values
-_LEAST_AT_ONCE = 8
+_TOKENS_AT_ONCE = 1_500  # what a core's caches hold of a converted model's values
+_LEAST_AT_ONCE = 4
+_COUNTED_AT_ONCE = 1024  # texts; their tokens take more memory than the texts
 
 OnEncoded = Callable[[int, int], None]
 """Told how many texts of how many are encoded."""
@@ -111,7 +112,7 @@ class Encoder:
         import numpy as np
 
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        batches = self._batches([len(prompt) + len(text) for text in texts], batch_size)
+        batches = self._batches(self._token_counts(texts, prompt), batch_size)
         done = 0
 
         def encode(batch: Sequence[int]) -> Vectors:
@@ -125,16 +126,24 @@ class Encoder:
                     on_progress(done, len(texts))
         return vectors
 
+    def _token_counts(self, texts: Sequence[str], prompt: str) -> list[int]:
+        """The tokens that are read of each text: characters would sort texts of numbers among shorter ones."""
+        if len(texts) < 2:
+            return [0] * len(texts)
+        counts: list[int] = []
+        for first in range(0, len(texts), _COUNTED_AT_ONCE):
+            counts += self._body.token_counts([prompt + text for text in texts[first : first + _COUNTED_AT_ONCE]])
+        return [min(count + self._body.special_tokens, self._body.window) for count in counts]
+
     def _batches(self, lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-        """Positions of texts of these lengths, longest first, in batches; small ones where the body is converted, and
+        """Positions of texts of so many tokens, longest first, in batches; small ones where the body is converted, and
         a batch therefore runs on one core."""
         order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
         batches = []
         while order:
             size = batch_size
             if isinstance(self._body, ConvertedBody):
-                read = max(1, min(lengths[order[0]], 4 * self._body.window))
-                size = min(batch_size, max(_LEAST_AT_ONCE, _CHARACTERS_AT_ONCE // read))
+                size = min(batch_size, max(_LEAST_AT_ONCE, _TOKENS_AT_ONCE // max(1, lengths[order[0]])))
             batches.append(order[:size])
             order = order[size:]
         return batches

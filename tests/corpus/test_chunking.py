@@ -281,6 +281,26 @@ def test_rows_of_a_table_are_not_cut_inside_when_they_fit() -> None:
         assert set(lines) == {"The doses are these:", "", *rows} or set(lines) == {"The doses are these:", *rows}
 
 
+def test_a_title_goes_with_the_paragraph_that_must_be_cut() -> None:
+    """The splitter alone makes a chunk of a title, because the paragraph behind it fits into no chunk."""
+    sentence = "Alpha beta gamma delta. "
+    first, *others = split(f"Effects of beta\n\n{sentence * 30}", 40, 0)
+    assert first.text.startswith("Effects of beta\n\nAlpha beta gamma")
+    assert first.text.endswith("delta.")
+    assert others
+    texts = [(sentence * 3).strip(), (sentence * 6).strip()]
+    assert [chunk.text for chunk in split("\n\n".join(texts), 30, 0)] == texts
+
+
+def test_neighbours_share_whole_sentences_or_nothing_where_a_sentence_ends() -> None:
+    short, long = "Alpha beta.", "One two three four five six seven eight nine ten eleven twelve."
+    for sentence, shares in ((short, True), (long, False)):
+        chunks = split(" ".join([sentence] * 30), 40, 8)
+        assert len(chunks) > 2
+        assert all(chunk.text.startswith(sentence) and chunk.text.endswith(sentence) for chunk in chunks)
+        assert all((b.start < a.end) == shares for a, b in pairwise(chunks))
+
+
 def test_a_paragraph_that_fits_without_overlap_is_not_cut() -> None:
     paragraph = "Alpha beta gamma delta. " * 7 + "Omega."  # 37 tokens
     text = f"Some words that come before.\n\n{paragraph}\n\n{paragraph}"

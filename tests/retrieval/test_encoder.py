@@ -55,19 +55,35 @@ def test_many_queries_are_encoded_in_batches(encoder: Encoder, monkeypatch: pyte
     assert encoder.encode_queries([]).shape == (0, 384)
 
 
-def test_batches_of_converted_encoders_hold_few_characters() -> None:
+def test_batches_of_converted_encoders_hold_few_tokens() -> None:
     body = object.__new__(ConvertedBody)
     body.window, body.dimension, body.prompts = 256, 384, {}
     encoder = Encoder("x", body)
-    lengths = [5000] * 20 + [800] * 40 + [0, 10, 100] * 100
+    lengths = [256] * 20 + [200] * 40 + [2, 5, 25] * 100
     batches = encoder._batches(lengths, 64)
     assert sorted(at for batch in batches for at in batch) == list(range(len(lengths)))
     for batch in batches:
-        longest = min(max(lengths[at] for at in batch), 1024)
+        longest = max(lengths[at] for at in batch)
         assert len(batch) <= 64
-        assert len(batch) <= 8 or len(batch) * longest <= 12_000
-    assert [len(batch) for batch in batches[:2]] == [11, 11]
+        assert len(batch) <= 4 or len(batch) * longest <= 1500
+    assert [len(batch) for batch in batches[:2]] == [5, 5]
     assert max(map(len, batches)) == 64
+
+
+def test_texts_are_sorted_by_tokens(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers have more tokens than words of as many characters."""
+    texts = [("3.14159 " * 25, "information ")[n % 2] * (1 + n % 2 * 16) for n in range(64)]
+    seen: list[list[str]] = []
+
+    def note(batch: list[str], task: str, prompt: str) -> np.ndarray:
+        seen.append(batch)
+        return np.zeros((len(batch), 384), dtype=np.float32)
+
+    monkeypatch.setattr(encoder._body, "encode", note)
+    encoder.encode_documents(texts, batch_size=32)
+    counts = encoder._body.token_counts([text for batch in seen for text in batch])
+    assert counts == [len(encoder.token_offsets(text)) for batch in seen for text in batch]
+    assert counts == sorted(counts, reverse=True)
 
 
 def test_token_offsets_are_those_of_the_text_without_truncation(encoder: Encoder) -> None:

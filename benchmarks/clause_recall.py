@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from raft.artifacts import hash_file, read_rows, write_json
+from raft.artifacts import hash_file, write_json
 from raft.records import Chunk, Hit
 from raft.retrieval.index import Index, open_index
+from raft.rows import read_rows
 
 CUTOFFS = (1, 5, 10)
 MODES = ("dense", "bm25", "fused")

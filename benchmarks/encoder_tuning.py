@@ -23,14 +23,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import digest, hash_file, read_manifest, read_rows, write_json, write_rows
+from raft.artifacts import digest, hash_file, read_manifest, write_json
 from raft.config import ChunkingRecipe, EncoderRecipe, GenerateRecipe, SearchMode, TrainRecipe, load_recipe
 from raft.dataset.build import generate_dataset
 from raft.evaluation import statistics
-from raft.evaluation.retrieval import RANK_DEPTH, Retriever, score_rankings, search_deep
+from raft.evaluation.ranking import RANK_DEPTH, Retriever, score_rankings, search_deep
 from raft.indexing.build import build_index
 from raft.models import model_fingerprint, resolve_encoder
 from raft.retrieval.index import Index, open_index
+from raft.rows import read_rows, write_rows
 from raft.training.retrieval import tune
 
 MODES: tuple[SearchMode, ...] = ("dense", "fused", "bm25")

@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from raft.artifacts import read_manifest, read_rows, write_json, write_rows
-from raft.evaluation.retrieval import passage_ranking, score_rankings
+from raft.artifacts import read_manifest, write_json
+from raft.evaluation.ranking import passage_ranking, score_rankings
 from raft.evaluation.statistics import bootstrap_interval, paired_differences
 from raft.records import Chunk, chunk_from_row, to_row
 from raft.retrieval.bm25 import K1, TITLE_WEIGHT, Bm25Index, title_of, top, weights_of
-from raft.retrieval.fusion import LEXICAL_WEIGHT, fuse, reciprocal_rank_fusion, sample_positions, spread_of
+from raft.retrieval.fusion import LEXICAL_WEIGHT, fuse, sample_positions, spread_of
 from raft.retrieval.index import search_text
+from raft.rows import read_rows, write_rows
 
 SETS: Mapping[str, tuple[str, ...]] = {
     "merged": ("pubmedqa", "medquad", "scifact"),
@@ -160,8 +161,13 @@ def fusions() -> Iterator[tuple[str, str, Fusion]]:
 
 
 def _rrf(found: Candidates, k: int) -> list[int]:
+    """Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet", SIGIR."""
     orders = [sorted(found, key=lambda n, part=part: (-found[n][part], n))[:DEPTH] for part in (0, 1)]
-    return [n for n, _ in reciprocal_rank_fusion(orders, k)]
+    sums: dict[int, float] = {}
+    for ranking in orders:
+        for rank, n in enumerate(ranking, 1):
+            sums[n] = sums.get(n, 0.0) + 1.0 / (k + rank)
+    return sorted(sums, key=lambda n: (-sums[n], n))
 
 
 def _convex(found: Candidates, weight: float, scaled: Callable[[np.ndarray, float], np.ndarray]) -> list[int]:

@@ -233,8 +233,8 @@ def recover(lab: Lab, edition: str, out: Path) -> None:
     """An undisturbed run makes the index whole, and leaves nothing of those that were stopped."""
 
     def run() -> None:
-        from raft.artifacts import partial_folder
         from raft.indexing.verify import verify_index
+        from raft.places import partial_folder
 
         build(lab, edition, out)
         problems = verify_index(out, gone=["gone.md"] if edition == "new" else ["roof2.md"]).problems

@@ -33,14 +33,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raft.errors import ArtifactError, InputError, UsageError
+from raft.errors import ArtifactError, InputError
+from raft.places import locked, partial_folder, place_of
 
 MANIFEST = "manifest.json"
 RESUME = "resume.json"
 FORMAT = 2
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # said by nothing but writing
 _CANNOT_WRITE = {*_DISK_IS_FULL, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EBADF}  # of file systems that know none, NFS among them
 _PACKAGES = (
     "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
     "langchain-text-splitters", "numpy",
@@ -114,32 +114,6 @@ def check_free(out: Path, overwrite: bool = False) -> None:
         raise ArtifactError(f"{out} is not an artefact of raft and is never replaced", "Name another --out")
 
 
-def partial_folder(out: Path) -> Path:
-    """Where the unfinished work of ``out`` lies, beside it so that the last rename stays on one disk."""
-    out = real_folder(out)
-    return out.with_name(out.name + ".partial")
-
-
-def real_folder(out: Path) -> Path:
-    """The folder itself where ``out`` is a link to it or is called "." or ".."; raises UsageError for the root."""
-    if out.is_symlink() or out.name in ("", ".."):
-        out = Path(os.path.realpath(out))
-    if not out.name:
-        raise UsageError(f"{out} is the root of the disk", "Name a folder inside it")
-    return out
-
-
-def place_of(out: Path) -> Path:
-    """The folder that is to be written for ``out``. Raises UsageError when no rename can put one there."""
-    if out.name in ("", ".."):
-        raise UsageError(f"--out {out} is the folder that you are in or one above it", "Name one inside: --out NAME")
-    folder = real_folder(out)
-    if folder.is_mount():
-        what = f"{out} is a mount point: it cannot be replaced as a whole"
-        raise UsageError(what, f"Name a folder inside it: --out {out / 'NAME'}")
-    return folder
-
-
 def is_of_output(error: OSError, out: Path) -> bool:
     """Whether an error says that ``out`` cannot be written; it may be of what is read, or of a library."""
     if error.errno in _DISK_IS_FULL:
@@ -150,59 +124,6 @@ def is_of_output(error: OSError, out: Path) -> bool:
     paths = [Path(os.path.realpath(os.fsdecode(name))) for name in named]
     ours = {Path(os.path.realpath(folder)) for folder in (out, partial_folder(out))}
     return error.errno in _CANNOT_WRITE and any(not ours.isdisjoint((path, *path.parents)) for path in paths)
-
-
-# --- one writer at a time ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[Path]:
-    """Hold the locks on the partial folder of ``out``, made where it is missing, and on ``out`` where it is there: a
-    finished artefact is the renamed partial folder, so that whoever holds the one holds the other. They are the
-    system's: they die with their process. Gives the partial folder; raises UsageError when another process has it."""
-    partial = partial_folder(out)
-    with contextlib.ExitStack() as held:
-        try:
-            while not _hold(partial, out, held):
-                held.close()
-        except BlockingIOError:
-            raise UsageError(f"another raft is writing {out}", "Wait until it has finished") from None
-        except OSError as error:
-            raise InputError(f"{partial} cannot be written ({error.strerror})", "Name another --out") from None
-        try:
-            yield partial
-        finally:
-            with contextlib.suppress(OSError):
-                partial.rmdir()  # only where nothing is kept
-
-
-def _hold(partial: Path, out: Path, held: contextlib.ExitStack) -> bool:
-    """Lock both; False when ``partial`` was moved away meanwhile by the process that had locked it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = _lock(partial, held)
-        if out.exists():
-            try:
-                _lock(out, held)
-            except BlockingIOError:
-                partial.rmdir()  # made above: who writes ``out`` has moved or removed its own
-                raise
-        return os.path.samestat(os.fstat(handle), partial.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(folder: Path, held: contextlib.ExitStack) -> int:
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    held.callback(os.close, handle)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return handle
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -231,6 +152,7 @@ def writing(
     UsageError when another process writes it; InputError when the disk is full or not writable.
     """
     check_free(out, overwrite)
+    _check_kind(out, kind)
     place = place_of(out)
     began = time.monotonic()
     identity = {"kind": kind, "recipe": json.loads(json.dumps(recipe, default=str)), "inputs": dict(inputs)}
@@ -256,10 +178,27 @@ def _cannot_write(out: Path, error: OSError, resume: bool | None) -> InputError:
     return InputError(f"{out} cannot be written ({error.strerror or error})", f"Free disk space {way_on}")
 
 
+def _check_kind(out: Path, kind: str) -> None:
+    """Raise ArtifactError when ``out`` is an artefact of another kind: a slip, whoever says --overwrite."""
+    try:
+        found = json.loads((out / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return  # not there, or damaged
+    if isinstance(found, dict) and found.get("kind", kind) != kind:
+        raise ArtifactError(
+            f"{out} is another artefact ({found['kind']!r}) and is never replaced", "Name another --out"
+        )
+
+
+_UNMARKED = {MANIFEST, MANIFEST + ".tmp", RESUME + ".tmp"}  # what a stop between two steps may leave
+
+
 def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None, may_change: Collection[str]) -> None:
     marker = folder / RESUME
+    if not marker.exists() and any(path.name not in _UNMARKED for path in folder.iterdir()):
+        raise ArtifactError(f"{folder} is not unfinished work of raft", "Move it away, or name another --out")
     if marker.exists():
-        was = json.loads(marker.read_text(encoding="utf-8"))
+        was = _read_marker(marker, identity["kind"])
         resumable = was.pop("resumable", True)
         if resume:
             _same_work(_fixed(was, may_change), _fixed(identity, may_change), folder)
@@ -276,6 +215,18 @@ def _prepare(folder: Path, identity: dict[str, Any], resume: bool | None, may_ch
         raise InputError(f"{folder} cannot be written ({error.strerror})", "Name another --out") from None
 
 
+def _read_marker(marker: Path, kind: str) -> dict[str, Any]:
+    try:
+        was = json.loads(marker.read_text(encoding="utf-8"))
+        found = was["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{marker} is damaged", f"Delete the folder {marker.parent}") from None
+    if found != kind:
+        what = f"unfinished work of another kind ({found!r}) lies in {marker.parent}"
+        raise ArtifactError(what, "Name another --out, or delete that folder")
+    return was  # type: ignore[no-any-return]
+
+
 _WAYS_ON: Mapping[bool | None, str] = {
     False: "Go on with --resume, or delete that folder",
     None: "Go on with --resume and the recipe that began it, name another --out, or delete that folder",
@@ -284,7 +235,7 @@ _WAYS_ON: Mapping[bool | None, str] = {
 
 def _fixed(identity: Mapping[str, Any], may_change: Collection[str]) -> dict[str, Any]:
     """What must be the same for work to be resumed."""
-    return {**identity, "recipe": {k: v for k, v in identity["recipe"].items() if k not in may_change}}
+    return {**identity, "recipe": {k: v for k, v in identity.get("recipe", {}).items() if k not in may_change}}
 
 
 def _same_work(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
@@ -334,7 +285,7 @@ def _package_versions() -> dict[str, str]:
 
 
 def _publish(folder: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
+    old = out.with_name(out.name + ".replaced")
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
@@ -444,76 +395,3 @@ def _write_text(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]]) -> int:
-    """Write JSON lines; returns how many."""
-    count = 0
-    with path.open("w", encoding="utf-8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-            count += 1
-    return count
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON lines file (gzipped when its name ends in .gz), one at a time.
-
-    Raises InputError naming the line that is not a JSON object.
-    """
-    import gzip
-
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield _parse_row(line, path, number)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def _parse_row(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path} line {number} is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{path} line {number} is {type(row).__name__}, not a JSON object")
-    return row
-
-
-class Journal:
-    """An append-only JSON lines file that survives ``kill -9``: each row is flushed to the operating system at
-    once, and a last line cut short by a crash is dropped on reading."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._rows = self._recover()
-        self._stream = path.open("a", encoding="utf-8")
-
-    def _recover(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("rb+") as stream:
-                stream.truncate(len(whole))
-        return [
-            _parse_row(line, self.path, n)
-            for n, line in enumerate(whole.decode("utf-8").split("\n"), 1)
-            if line.strip()
-        ]
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows that stood in the file when it was opened."""
-        return self._rows
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._stream.flush()
-
-    def close(self) -> None:
-        self._stream.close()

@@ -17,21 +17,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from raft.artifacts import (
-    MANIFEST,
-    RESUME,
-    Draft,
-    finish,
-    is_of_output,
-    locked,
-    partial_folder,
-    place_of,
-    read_manifest,
-    remove,
-    sync_folder,
-    write_json,
-)
+from raft.artifacts import MANIFEST, RESUME, Draft, finish, is_of_output, read_manifest, remove, sync_folder, write_json
 from raft.errors import ArtifactError, InputError
+from raft.places import locked, partial_folder, place_of
 
 
 class Unchanged(Exception):

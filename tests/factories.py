@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raft.artifacts import write_rows, writing
+from raft.artifacts import writing
 from raft.prompts import render_target
 from raft.records import Chunk, Quote, RaftExample, to_row
+from raft.rows import write_rows
 
 COLOURS = ("red", "blue", "green", "white", "black", "amber", "violet", "grey")
 

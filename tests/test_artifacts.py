@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from raft import artifacts
-from raft.artifacts import (
-    MANIFEST,
-    RESUME,
-    Journal,
-    open_artifact,
-    partial_folder,
-    read_manifest,
-    read_rows,
-    write_rows,
-    writing,
-)
+from raft.artifacts import MANIFEST, RESUME, open_artifact, read_manifest, writing
 from raft.config import EvaluateRecipe, TrainRecipe
-from raft.errors import ArtifactError, InputError, UsageError
+from raft.errors import ArtifactError, InputError
 from raft.evaluation import compare
+from raft.places import partial_folder
 from raft.training import run
 from raft.training.trainer import last_checkpoint
 from tests.factories import write_dataset
@@ -84,27 +72,6 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No space left"), writing(tmp_path / "a", "index", {}, {}):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("resume", [None, False])
-def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path: Path, resume: bool | None) -> None:
-    for _ in range(2):  # the first time, and where it is replaced
-        with writing(tmp_path / "a", "index", {}, {}, overwrite=True, resume=resume) as draft:
-            (draft.folder / "data.txt").write_text("first")
-            with pytest.raises(UsageError, match=r"another raft is writing .*a"):
-                make(tmp_path / "a", "second", overwrite=True)
-        assert list(open_artifact(tmp_path / "a", "index").files) == ["data.txt"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_out_may_be_a_link_but_not_the_folder_one_is_in(tmp_path: Path) -> None:
-    (tmp_path / "disk" / "a").mkdir(parents=True)
-    (tmp_path / "a").symlink_to(tmp_path / "disk" / "a")
-    make(tmp_path / "a", overwrite=True)
-    assert (tmp_path / "a").is_symlink()
-    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["a"]
-    with pytest.raises(UsageError, match=r"--out \. is the folder that you are in"):
-        make(Path(), overwrite=True)
 
 
 def test_replacing_needs_a_word_and_never_touches_what_is_not_ours(tmp_path: Path) -> None:
@@ -238,7 +205,7 @@ def test_an_evaluation_may_be_resumed_at_another_speed(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_work_that_starts_anew_never_wipes_work_that_can_be_resumed(tmp_path: Path, overwrite: bool) -> None:
-    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", "dataset", {}, {}, resume=False) as draft:
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a", "index", {}, {}, resume=False) as draft:
         (draft.folder / "journal").write_text("paid")
         raise KeyboardInterrupt
     with pytest.raises(ArtifactError, match=r"--resume and the recipe that began it, name another --out, or delete"):
@@ -294,47 +261,6 @@ def test_a_missing_artefact_names_the_command_that_makes_one(tmp_path: Path) -> 
         open_artifact(tmp_path / "nowhere", "adapter")
 
 
-def test_a_journal_keeps_whole_rows_and_drops_a_last_one_cut_short(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    journal = Journal(path)
-    journal.append({"text": "line separator \u2028 stays inside"})
-    journal.append({"n": 2})
-    journal.close()
-    with path.open("a") as stream:
-        stream.write('{"n": 3, "te')
-    again = Journal(path)
-    assert again.rows == [{"text": "line separator \u2028 stays inside"}, {"n": 2}]
-    again.append({"n": 3})
-    again.close()
-    assert Journal(path).rows[-1] == {"n": 3}
-
-
-def test_a_journal_survives_kill_9(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from raft.artifacts import Journal\n"
-        "j = Journal(Path(sys.argv[1]))\nn = 0\n"
-        "while True:\n    j.append({'n': n}); print(n, flush=True); n += 1"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "j")], stdout=subprocess.PIPE, text=True)
-    said = [int(next(process.stdout)) for _ in range(500)][-1]
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    rows = Journal(tmp_path / "j").rows
-    assert [row["n"] for row in rows] == list(range(len(rows)))
-    assert len(rows) > said
-
-
-def test_rows_that_are_not_objects_are_named_by_line(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n\n[2]\n')
-    with pytest.raises(InputError, match="line 3 is list"):
-        list(read_rows(tmp_path / "rows.jsonl"))
-    (tmp_path / "rows.jsonl").write_text("{oops}\n")
-    with pytest.raises(InputError, match="line 1 is not JSON"):
-        list(read_rows(tmp_path / "rows.jsonl"))
-    assert write_rows(tmp_path / "rows.jsonl", iter([{"a": "ü"}])) == 1
-    assert list(read_rows(tmp_path / "rows.jsonl")) == [{"a": "ü"}]
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_files_and_the_folders_that_name_them_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
@@ -343,3 +269,32 @@ def test_files_and_the_folders_that_name_them_reach_the_disk(tmp_path: Path, mon
     partial = partial_folder(tmp_path / "a")
     expected = {partial / "deep" / "data.txt", partial / "deep", partial, tmp_path}
     assert {str(path) for path in expected} <= set(synced)
+
+
+def test_what_lies_beside_is_left_alone(tmp_path: Path) -> None:
+    """A folder that somebody has put aside, and one that happens to bear the name of unfinished work."""
+    (tmp_path / "a.old").mkdir()
+    make(tmp_path / "a")
+    make(tmp_path / "a", "two", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.old"]
+    (tmp_path / "b.partial").mkdir()
+    (tmp_path / "b.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="not unfinished work of raft"):
+        make(tmp_path / "b", overwrite=True)
+    assert (tmp_path / "b.partial" / "thesis.txt").read_text() == "mine"
+
+
+def test_another_kind_of_artefact_is_never_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with (
+        pytest.raises(ArtifactError, match=r"another artefact \('index'\)"),
+        writing(tmp_path / "a", "report", {}, {}, overwrite=True),
+    ):
+        pass
+    (tmp_path / "b.partial").mkdir()
+    (tmp_path / "b.partial" / RESUME).write_text('{"kind": "index", "resumable": true}')
+    with (
+        pytest.raises(ArtifactError, match=r"of another kind \('index'\)"),
+        writing(tmp_path / "b", "report", {}, {}, resume=True),
+    ):
+        pass

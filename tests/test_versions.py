@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from raft import versions
-from raft.artifacts import MANIFEST, RESUME, open_artifact, partial_folder, read_manifest
+from raft.artifacts import MANIFEST, RESUME, open_artifact, read_manifest
 from raft.errors import ArtifactError, InputError, UsageError
+from raft.places import partial_folder
 from raft.versions import Unchanged, leftovers, new_version
 
 

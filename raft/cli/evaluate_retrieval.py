@@ -35,7 +35,7 @@ def evaluate_retrieval(
     to_json: ToJson = False,
 ) -> None:
     """Measure retrieval alone: recall@k, MRR, nDCG@10 with intervals, and the questions that were missed."""
-    from raft.evaluation import retrieval
+    from raft.evaluation import retrieval, retrieval_report
 
     chosen = load_recipe(
         EvaluateRetrievalRecipe, recipe, settings or (),
@@ -50,8 +50,8 @@ def evaluate_retrieval(
 
         report = retrieval.evaluate_retrieval(chosen, chosen.out, overwrite=overwrite, on_searched=on_searched)
     if to_json:
-        typer.echo(json.dumps(retrieval.figures(report), ensure_ascii=False))
+        typer.echo(json.dumps(retrieval_report.figures(report), ensure_ascii=False))
         return
-    typer.echo(retrieval.to_markdown(report))
+    typer.echo(retrieval_report.to_markdown(report))
     kept = f"report: {chosen.out / 'report.md'}" if chosen.out else "Give --out FOLDER to keep this and the misses"
     typer.echo(kept)

@@ -14,7 +14,8 @@ import typer
 from raft.cli.options import Overwrite, Settings, ToJson, printable
 
 if TYPE_CHECKING:
-    from raft.indexing.build import IndexSummary, OnProgress
+    from raft.indexing.build import IndexSummary
+    from raft.indexing.embeddings import OnProgress
 
 _SHOWN = 10  # files left out that the summary names; outcomes.jsonl names all
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from raft.artifacts import MANIFEST, open_artifact, read_rows
+from raft.artifacts import MANIFEST, open_artifact
 from raft.cli.options import ToJson, printable
 from raft.errors import ArtifactError
+from raft.rows import read_rows
 
 
 def show(

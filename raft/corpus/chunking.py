@@ -27,7 +27,7 @@ TokenOffsets = Callable[[str], Sequence[tuple[int, int]]]
 """The (start, end) character offsets of each token of a text, special tokens left out."""
 
 TINY_TOKENS = 15  # a shorter piece says too little to be found: it joins its neighbour where that fits
-_MARGIN = 16  # tokens; by so many a piece of a text may have more than it had within the text, at its ends
+_MARGIN = 16  # tokens; a piece cut between words has no more than so many tokens more than it had within the text
 _MAX_TOKEN_CHARS = 32  # WordPiece makes one [UNK] of a word of any length; such a token is divided
 
 # The letters of a score, from the best place to cut to the worst.
@@ -81,7 +81,8 @@ def _split_text(text: str, token_offsets: TokenOffsets, max_tokens: int, overlap
             start = section.start if a == 0 else offsets[first + a][0]
             end = section.end if first + b == last else offsets[first + b][0]
             piece = replace(section, start=start, end=end)
-            sure = b - a <= max_tokens - _MARGIN
+            between_words = _INSIDE not in (score[first : first + a][-1:], score[first + b - 1 : last - 1][:1])
+            sure = between_words and b - a <= max_tokens - _MARGIN
             pieces += _without_space(text, piece) if sure else _fit(text, piece, token_offsets, max_tokens)
     return pieces
 
@@ -212,23 +213,25 @@ def _split_score(score: str, max_tokens: int, overlap_tokens: int) -> list[tuple
         chunk_overlap=0,  # added below, where its offsets are known
         strip_whitespace=False,
     )
+    found = splitter.split_text(_with_openings(score, room, max_tokens))
     cuts = [0]
-    for piece in splitter.split_text(_with_openings(score, max_tokens)) or [
-        ""
-    ]:  # a tokenizer may drop all characters of a section
+    for piece in found or [""]:  # a tokenizer may drop all characters of a section
         cuts.append(cuts[-1] + len(piece))
     cuts = _join_tiny_pieces(_join_whole(score, cuts, max_tokens), max_tokens)
     return [(_overlap_from(score, a, max(a - overlap_tokens, b - max_tokens)), b) for a, b in pairwise(cuts)]
 
 
-def _with_openings(score: str, max_tokens: int) -> str:
+def _with_openings(score: str, room: int, max_tokens: int) -> str:
     """The score with a short paragraph, before one that must be cut, as the first sentence of that one: cut off, it
     would be a chunk that is nothing but a title."""
     cuts = [match.end() for match in re.finditer(f"[{_BETWEEN}]", score[:-1])]
+    rank = f"{_LETTERS}{_INSIDE}".index
     letters = list(score)
     for a, b, c in zip([0, *cuts], cuts, [*cuts[1:], len(score)], strict=False):
-        if b - a < max_tokens // _SHORT and c - b > max_tokens:
-            letters[b - 1] = min(score[b : c - 1], key=f"{_LETTERS}{_INSIDE}".index)
+        if score[b - 1] == _PARAGRAPH and b - a < max_tokens // _SHORT and c - b > max_tokens:
+            first_cut = min(score[b : min(c - 1, a + room)], key=rank)  # the best one that leaves room for both
+            if all(rank(inner) >= rank(first_cut) for inner in score[a : b - 1]):  # else the short one would be cut
+                letters[b - 1] = first_cut
     return "".join(letters)
 
 
@@ -254,10 +257,10 @@ def _join_tiny_pieces(cuts: Sequence[int], max_tokens: int) -> list[int]:
 
 def _overlap_from(score: str, first: int, least: int) -> int:
     """Where a piece that begins at ``first`` begins with its overlap, from ``least`` on: at an item or row before an
-    item or row, else at a sentence; within a sentence, and where none begins, at a word."""
+    item or row, else at a sentence. Only a piece that begins within a sentence may begin at a word instead; where a
+    sentence has ended, and no whole one fits, there is no overlap."""
     places = range(max(least, 1), first)
-    before = score[first - 1] if first else ""
-    sentences = _LETTERS[:-1]
+    before, sentences = score[first - 1 : first], _LETTERS[:-1]
     for good in (_BETWEEN,) if before == _ITEM else (sentences,) if before in sentences else (sentences, _WORD):
         found = next((at for at in places if score[at - 1] in good), None)
         if found is not None:

@@ -45,6 +45,7 @@ from raft.errors import InputError, UsageError
 from raft.llm.chat import ChatModel
 from raft.prompts import REFUSAL
 from raft.records import Chunk, QaItem, RaftExample, Split, to_row
+from raft.rows import Journal, write_rows
 
 JOURNAL = "journal.jsonl"
 _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
@@ -113,7 +114,7 @@ def generate_dataset(
         out, "dataset", _identity(recipe), inputs, overwrite=overwrite, resume=going_on, may_change=_MAY_CHANGE
     ) as draft:
         draft.scratch.append(draft.folder / JOURNAL)
-        with contextlib.closing(artifacts.Journal(draft.folder / JOURNAL)) as journal:
+        with contextlib.closing(Journal(draft.folder / JOURNAL)) as journal:
             asked = None if teacher is None else _teacher(recipe, teacher, journal)
             gate, held_out = _collect(recipe, index, asked, progress)
         alike = _near_duplicates(index.chunks)
@@ -138,7 +139,7 @@ def _identity(recipe: GenerateRecipe) -> dict[str, Any]:
     return settings
 
 
-def _teacher(recipe: GenerateRecipe, model: ChatModel, journal: artifacts.Journal) -> Teacher:
+def _teacher(recipe: GenerateRecipe, model: ChatModel, journal: Journal) -> Teacher:
     temperature = recipe.teacher.temperature if recipe.teacher is not None else 0.0
     return Teacher(model, journal, max_tokens=recipe.questions.max_tokens, temperature=temperature, seed=recipe.seed)
 
@@ -331,12 +332,12 @@ def _write(
     for split in _SPLITS:  # a run that was stopped in its last step may have had other splits
         (folder / f"{split}.jsonl").unlink(missing_ok=True)
     for split, rows in examples.items():
-        artifacts.write_rows(folder / f"{split}.jsonl", map(to_row, rows))
+        write_rows(folder / f"{split}.jsonl", map(to_row, rows))
     named = {name for rows in examples.values() for row in rows for name in (*row.context, *row.oracle_ids)}
     kept = [chunk for chunk in chunks if chunk.id in named]
-    artifacts.write_rows(folder / "chunks.jsonl", map(to_row, kept))
-    artifacts.write_rows(folder / "questions.jsonl", map(to_row, items))
-    artifacts.write_rows(folder / "rejected.jsonl", gate.rejected)
+    write_rows(folder / "chunks.jsonl", map(to_row, kept))
+    write_rows(folder / "questions.jsonl", map(to_row, items))
+    write_rows(folder / "rejected.jsonl", gate.rejected)
     return {chunk.document_id for chunk in kept}.union(*(item.document_ids for item in items))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, cast
 
-from raft.artifacts import Journal, digest
+from raft.artifacts import digest
 from raft.config import SearchMode
 from raft.dataset.answers import (
     answer_messages,
@@ -31,6 +31,7 @@ from raft.errors import EndpointError
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest
 from raft.prompts import Message
 from raft.records import Chunk, Document, Hit, QaItem
+from raft.rows import Journal
 
 LEAST_CHUNK_WORDS = 12  # nothing worth asking stands in less
 _FIRST_REPLIES = 20  # so many replies before failures are judged while asking

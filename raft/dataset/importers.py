@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from raft.artifacts import read_rows
 from raft.errors import InputError
 from raft.records import AnswerType, Evidence, QaItem, Split
+from raft.rows import read_rows
 
 _TYPES: dict[str, AnswerType] = {
     **{name: name for name in get_args(AnswerType)},

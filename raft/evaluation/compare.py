@@ -28,6 +28,7 @@ from raft.evaluation.scoring import Result, Sampling, gold_label, score_reply
 from raft.llm.chat import ChatModel, ChatRequest
 from raft.prompts import Shot
 from raft.records import QaItem
+from raft.rows import Journal
 
 JOURNAL = "answers.jsonl"
 
@@ -191,7 +192,7 @@ def collect_replies(
     one (``open_model[True]``) is opened. Raises ModelError when more than half of a system's replies failed: an
     endpoint that is down says nothing about its model.
     """
-    journal = artifacts.Journal(path)
+    journal = Journal(path)
     rows: dict[tuple[str, str], Row] = {
         (row["system"], row["question_id"]): row for row in journal.rows if row["error"] is None
     }

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from raft.corpus.chunking import split_documents
 from raft.corpus.store import CHUNKS, DOCUMENTS, RowWriter, open_chunks, open_documents, to_line
 from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.indexing.documents import Documents, DocumentWriter
-from raft.indexing.embeddings import JOURNAL, KEY_BYTES, EmbeddingJournal, key_of
+from raft.indexing.embeddings import JOURNAL, KEY_BYTES, EmbeddingJournal, OnProgress, encode_sorted, key_of
 from raft.indexing.parallel import NOT_OF_THE_ENCODER, encoded_blocks
 from raft.indexing.previous import CUT, KEYS, OUTCOMES, SOURCES, Previous, open_previous
 from raft.readers.source import ReadOutcome, count_files, read_source
@@ -40,16 +40,13 @@ from raft.versions import Unchanged, new_version
 if TYPE_CHECKING:
     from raft.retrieval.backends import Vectors
 
-_BLOCK = 1024  # texts between two writes to the journal: what a crash can cost
-
-OnProgress = Callable[[str, int, int | None], None]
-"""Told a stage ("reading", "chunking", "encoding"), how much of it is done, and of how much (None: unknown)."""
+_BLOCK = 1024  # vectors copied at once
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
     """What ``build_index`` made. ``outcomes`` counts files and rows by status, ``left_out`` holds all that was skipped
-    or refused; ``cut`` counts the chunks that are longer than the encoder reads (only a user's own chunks can be);
+    or refused; ``cut`` counts the chunks that, with the titles before them, are longer than the encoder reads;
     ``parsed`` files and ``encoded`` chunks were not taken from the version before. ``version`` is the one that now
     stands, ``changed`` whether this run wrote it; ``idle_rules`` are the paths of rules that met no file."""
 
@@ -180,6 +177,7 @@ class _Build:
         self._kept: list[int] = []  # for each chunk the row in the previous version that has its vector, or -1
         self._new: list[Chunk] = []  # the chunks that have none there, with their keys
         self._new_keys: list[bytes] = []
+        self._prefix = ("", 0)  # of the last chunk, and its tokens
         self._cut: list[int] = []  # rows of the chunks that are longer than the encoder reads
         self._version = ""
 
@@ -256,7 +254,7 @@ class _Build:
     def _cut_document(self, document: Document, writer: RowWriter) -> None:
         chunking, encoder = self._recipes.chunking, self._load_encoder()
         for chunk in split_documents([document], encoder.token_offsets, **chunking.model_dump()):
-            if chunking.as_is and len(encoder.token_offsets(search_text(chunk))) > encoder.max_tokens:
+            if self._is_cut(chunk, encoder):
                 self._cut.append(len(writer))
             writer.write(chunk.id, to_line(chunk))
             key = key_of(chunk)
@@ -265,6 +263,17 @@ class _Build:
             if old < 0:
                 self._new.append(chunk)
                 self._new_keys.append(key)
+
+    def _is_cut(self, chunk: Chunk, encoder: Encoder) -> bool:
+        """Whether the encoder reads only the beginning of a chunk: a user's own, or one behind a long title."""
+        text = search_text(chunk)
+        if not self._recipes.chunking.as_is:
+            prefix = text[: len(text) - len(chunk.text)]
+            if prefix != self._prefix[0]:
+                self._prefix = (prefix, len(encoder.token_offsets(prefix)))
+            if self._recipes.chunking.max_tokens + self._prefix[1] <= encoder.max_tokens:
+                return False
+        return len(encoder.token_offsets(text)) > encoder.max_tokens
 
     def _check_window(self, encoder: Encoder) -> None:
         chunking = self._recipes.chunking
@@ -362,14 +371,8 @@ class _Build:
                 self._on_progress("encoding", done, len(order))
                 yield [order[row] for row in rows], found
             return
-        for first in range(0, len(order), _BLOCK):
-            keys = list(order[first : first + _BLOCK])
-            found = self._load_encoder().encode_documents(
-                [search_text(chunks[key]) for key in keys],
-                recipe.batch_size,
-                lambda done, _, first=first: self._on_progress("encoding", first + done, len(order)),  # type: ignore[misc]
-            )
-            yield keys, found
+        if order:
+            yield from encode_sorted(order, chunks, self._load_encoder(), recipe.batch_size, self._on_progress)
 
     def _load_encoder(self) -> Encoder:
         if self._encoder is None:

@@ -1,8 +1,8 @@
 """Vectors by the hash of the text they encode: what a version of an index or a stopped build has encoded already.
 
-A chunk's key is the BLAKE3 of all that it is found by (its ``search_text`` and its titles), 16 bytes; the encoder's
-own fingerprint is kept once for all keys. Encoded batches go into ``NAME.partial/embeddings`` as they come, one file a
-batch, so that a build that was stopped has lost at most one::
+A chunk's key is the BLAKE3 of all that it is found by (its ``search_text``, its text and its titles), 16 bytes; the
+encoder's own fingerprint is kept once for all keys. Encoded batches go into ``NAME.partial/embeddings`` as they come,
+one file a batch, so that a build that was stopped has lost at most one::
 
     embeddings/000017.batch     BLAKE3 of the rest [32 bytes], rows and dimension (int64),
                                 keys uint8 [rows, 16], vectors float32 [rows, dimension]
@@ -11,7 +11,7 @@ batch, so that a build that was stopped has lost at most one::
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from raft.retrieval.backends import Vectors
+    from raft.retrieval.encoder import Encoder
+
+OnProgress = Callable[[str, int, int | None], None]
+"""Told a stage ("reading", "chunking", "encoding"), how much of it is done, and of how much (None: unknown)."""
 
 KEY_BYTES = 16
+_KEPT_AT_ONCE = 1024  # vectors between two writes to the journal: what a crash can cost
+_SORTED = 16 * _KEPT_AT_ONCE  # texts sorted by their tokens
 JOURNAL = "embeddings"
 _CHECK_BYTES = 32
 
@@ -34,7 +40,8 @@ def key_of(chunk: Chunk) -> bytes:
     """The key of a chunk: 16 bytes. Chunks of equal keys have the same vector and the same words."""
     from blake3 import blake3
 
-    return blake3(f"{search_text(chunk)}\0{title_of(chunk)}".encode()).digest(length=KEY_BYTES)
+    said = f"{search_text(chunk)}\0{title_of(chunk)}\0{len(chunk.text)}"  # a title may be prefix or text
+    return blake3(said.encode()).digest(length=KEY_BYTES)
 
 
 class EmbeddingJournal:
@@ -74,3 +81,39 @@ class EmbeddingJournal:
         temporary.write_bytes(blake3(data).digest() + data)
         temporary.replace(self._folder / f"{self._next:06d}.batch")
         self._next += 1
+
+
+def encode_sorted(
+    order: Sequence[bytes], chunks: Mapping[bytes, Chunk], encoder: Encoder, batch_size: int, on_progress: OnProgress
+) -> Iterator[tuple[list[bytes], Vectors]]:
+    """Keys and vectors of the chunks, as many at a time as the journal is to take; ``order`` says which come first."""
+    for first in range(0, len(order), _SORTED):
+        keys = order[first : first + _SORTED]
+
+        def told(done: int, first: int = first) -> None:
+            on_progress("encoding", first + done, len(order))
+
+        parts = encoder.encode_in_parts([search_text(chunks[key]) for key in keys], batch_size)
+        for rows, found in _joined(parts, told):
+            yield [keys[row] for row in rows], found
+
+
+def _joined(
+    parts: Iterable[tuple[list[int], Vectors]], told: Callable[[int], None]
+) -> Iterator[tuple[list[int], Vectors]]:
+    """The same in parts of at least ``_KEPT_AT_ONCE`` rows, but for the last. ``told`` learns how many have come."""
+    import numpy as np
+
+    rows: list[int] = []
+    held: list[Vectors] = []
+    done = 0
+    for more, found in parts:
+        rows += more
+        held.append(found)
+        done += len(more)
+        told(done)
+        if len(rows) >= _KEPT_AT_ONCE:
+            yield rows, np.concatenate(held)
+            rows, held = [], []
+    if rows:
+        yield rows, np.concatenate(held)

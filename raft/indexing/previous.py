@@ -15,12 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.artifacts import Manifest, open_artifact, read_rows
+from raft.artifacts import Manifest, open_artifact
 from raft.corpus.store import open_chunks, open_documents
 from raft.indexing.embeddings import KEY_BYTES
 from raft.retrieval.bm25 import Bm25Index
 from raft.retrieval.dense import DenseIndex
 from raft.retrieval.filters import CHUNK_DOCUMENTS, FACETS
+from raft.rows import read_rows
 
 if TYPE_CHECKING:
     import numpy as np

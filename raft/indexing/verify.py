@@ -10,16 +10,19 @@ of the vectors, and the files on the disk themselves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from raft.artifacts import open_artifact, read_rows
+from raft.artifacts import open_artifact, read_manifest
+from raft.errors import ArtifactError
 from raft.indexing.embeddings import JOURNAL, key_of
 from raft.indexing.previous import OUTCOMES, Previous
 from raft.records import Document
 from raft.retrieval.bm25 import title_of, words
 from raft.retrieval.filters import CHUNK_DOCUMENTS, facets_of
+from raft.rows import read_rows
 from raft.versions import leftovers, strangers
 
 _BATCH = 4096
@@ -45,13 +48,21 @@ def verify_index(path: Path, gone: Collection[str] = ()) -> Verified:
     """Check every byte of the index at ``path`` and every row against the others; ``gone`` names what must not be in
     it: ids of documents, their sources, files. Raises ArtifactError when it is missing or damaged."""
     manifest = open_artifact(path, "index")
-    index = Previous(path, manifest)
+    try:
+        return _verify(Previous(path, manifest), path, gone)
+    except FileNotFoundError:
+        if read_manifest(path, "index") == manifest:
+            raise
+        raise ArtifactError(f"{path} was brought up to date while it was verified", "Verify it again") from None
+
+
+def _verify(index: Previous, path: Path, gone: Collection[str]) -> Verified:
     rows = list(_counts(index)) or [*_documents(index), *_chunks(index), *_words(index)]  # these go row by row
     found = _gone(index, gone)
     there = [f"{name!r} is in the index: {what}" for name, what in found.items() if what]
     problems = [*_leftovers(path), *there, *rows]
     others = tuple(str(item) for item in strangers(path, "index", (JOURNAL,)))
-    sizes = [(index.folder / name).stat().st_size for name in manifest.files]
+    sizes = [(index.folder / name).stat().st_size for name in index.manifest.files]
     return Verified(len(index.documents), len(index.chunks), len(sizes), sum(sizes), tuple(problems), found, others)
 
 
@@ -59,7 +70,7 @@ def _leftovers(path: Path) -> Iterator[str]:
     found = leftovers(path, "index", (JOURNAL,))
     if found:
         names = ", ".join(str(item) for item in found[:_SHOWN])
-        yield f"{len(found)} files or folders of stopped runs may hold text that was removed: {names}"
+        yield f"{len(found)} files or folders of stopped runs, or of one at work, may hold removed text: {names}"
 
 
 def _counts(index: Previous) -> Iterator[str]:
@@ -83,24 +94,24 @@ def _counts(index: Previous) -> Iterator[str]:
 
 def _gone(index: Previous, gone: Collection[str]) -> dict[str, str]:
     """What is in the index of each name: documents of this id, this source or this file, and their chunks."""
-    ids: dict[str, set[str]] = {name: {name} for name in gone}
     listed = _listed(index) if gone else {}
-    for name in ids:
-        ids[name] |= listed.get(name.removeprefix("./"), set())
-    documents, chunks = dict.fromkeys(ids, 0), dict.fromkeys(ids, 0)
+    asked: dict[str, set[str]] = {}  # names by the ids and sources that they stand for
+    for name in gone:
+        for known in {name, *listed.get(name.removeprefix("./"), ())}:
+            asked.setdefault(known, set()).add(name)
+    documents, chunks = Counter[str](), Counter[str]()
+    owners: dict[str, set[str]] = {}
     for document in index.documents if gone else ():
-        for name, known in ids.items():
-            if document.id in known or document.source == name:
-                known.add(document.id)
-                documents[name] += 1
+        names = asked.get(document.id, set()) | asked.get(document.source, set()).intersection({document.source})
+        documents.update(names)
+        owners[document.id] = names
     for chunk in index.chunks if gone else ():
-        for name in (name for name, known in ids.items() if chunk.document_id in known):
-            chunks[name] += 1
+        chunks.update(owners.get(chunk.document_id) or asked.get(chunk.document_id) or ())
     return {
         name: f"{documents[name]} documents, {chunks[name]} chunks"
         if documents[name] or chunks[name]
         else ("no document, but the list of the source's files names it" if name.removeprefix("./") in listed else "")
-        for name in ids
+        for name in gone
     }
 
 

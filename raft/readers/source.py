@@ -120,6 +120,8 @@ def _list_entries(path: Path) -> list[_Entry]:
         raise InputError(f"no documents at {path}", "Give a folder or a file of documents")
     if not path.is_dir():
         return [_Entry(str(path), _printed_name(path.name), path.stat().st_size)]
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise InputError(f"the folder {path} cannot be read (Permission denied)", "Give a folder that you may read")
     root = path.resolve()
     found = sorted(_walk(str(path)), key=lambda item: item[0])
     return [_entry(name, item, root) for name, item in found]

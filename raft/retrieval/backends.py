@@ -315,7 +315,7 @@ class ConvertedBody:
         return offsets
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        return [len(encoding) for encoding in self._whole.encode_batch(list(texts), add_special_tokens=False)]
+        return [len(encoding) for encoding in self._whole.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode(self, texts: Sequence[str], task: Task, prompt: str = "") -> Vectors:
         import numpy as np

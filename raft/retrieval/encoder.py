@@ -7,7 +7,7 @@ encoder.encode_queries(["first dose of Corvalexin"])  # float32 [1, 384], each r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ _QUERIES_AT_ONCE = 64
 _TOKENS_AT_ONCE = 1_500  # what a core's caches hold of a converted model's values
 _LEAST_AT_ONCE = 4
 _COUNTED_AT_ONCE = 1024  # texts; their tokens take more memory than the texts
+_CHARACTERS_A_TOKEN = 16  # more than any text has
 
 OnEncoded = Callable[[int, int], None]
 """Told how many texts of how many are encoded."""
@@ -106,33 +107,50 @@ class Encoder:
         """Vectors of length 1, float32 [len(queries), dimension]."""
         return self._encode(queries, "query", self._query_prompt, _QUERIES_AT_ONCE)
 
+    def encode_in_parts(self, texts: Sequence[str], batch_size: int = 64) -> Iterator[tuple[list[int], Vectors]]:
+        """The positions of some of the texts and their vectors, as they are encoded: longest first."""
+        return self._parts(texts, "document", self._document_prompt, batch_size)
+
     def _encode(
         self, texts: Sequence[str], task: Task, prompt: str, batch_size: int, on_progress: OnEncoded | None = None
     ) -> Vectors:
         import numpy as np
 
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        batches = self._batches(self._token_counts(texts, prompt), batch_size)
         done = 0
+        for batch, found in self._parts(texts, task, prompt, batch_size):
+            vectors[batch] = found
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, len(texts))
+        return vectors
+
+    def _parts(
+        self, texts: Sequence[str], task: Task, prompt: str, batch_size: int
+    ) -> Iterator[tuple[list[int], Vectors]]:
+        batches = self._batches(self._token_counts(texts, prompt), batch_size)
 
         def encode(batch: Sequence[int]) -> Vectors:
             return self._body.encode([texts[at] for at in batch], task, prompt)
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            for batch, found in zip(batches, (pool.map if len(batches) > 1 else map)(encode, batches), strict=True):
-                vectors[batch] = found
-                done += len(batch)
-                if on_progress is not None:
-                    on_progress(done, len(texts))
-        return vectors
+        if len(batches) < 2:
+            yield from zip(batches, map(encode, batches), strict=True)
+            return
+        pool = ThreadPoolExecutor(self._threads)
+        try:
+            yield from zip(batches, pool.map(encode, batches), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever stops early does not wait for the rest
 
     def _token_counts(self, texts: Sequence[str], prompt: str) -> list[int]:
         """The tokens that are read of each text: characters would sort texts of numbers among shorter ones."""
         if len(texts) < 2:
             return [0] * len(texts)
         counts: list[int] = []
+        read = _CHARACTERS_A_TOKEN * self._body.window
         for first in range(0, len(texts), _COUNTED_AT_ONCE):
-            counts += self._body.token_counts([prompt + text for text in texts[first : first + _COUNTED_AT_ONCE]])
+            block = texts[first : first + _COUNTED_AT_ONCE]
+            counts += self._body.token_counts([(prompt + text)[:read] for text in block])
         return [min(count + self._body.special_tokens, self._body.window) for count in counts]
 
     def _batches(self, lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -140,12 +158,13 @@ class Encoder:
         a batch therefore runs on one core."""
         order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
         batches = []
-        while order:
+        at = 0
+        while at < len(order):
             size = batch_size
             if isinstance(self._body, ConvertedBody):
-                size = min(batch_size, max(_LEAST_AT_ONCE, _TOKENS_AT_ONCE // max(1, lengths[order[0]])))
-            batches.append(order[:size])
-            order = order[size:]
+                size = min(batch_size, max(_LEAST_AT_ONCE, _TOKENS_AT_ONCE // max(1, lengths[order[at]])))
+            batches.append(order[at : at + size])
+            at += size
         return batches
 
 

@@ -19,9 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.artifacts import write_rows
 from raft.errors import UsageError
 from raft.records import Document, Filter
+from raft.rows import write_rows
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from raft.retrieval.dense import Ranking
 
 LEXICAL_WEIGHT = 0.6
-RRF_K = 60
 
 _SAMPLE = 1000
 _LEAST_SPREAD = 0.02  # a handful of chunks about one thing must not silence the words
@@ -50,16 +49,3 @@ def sample_positions(count: int) -> list[int]:
     """Where to measure the spread in a corpus of ``count`` chunks: at most 1000 positions, evenly apart."""
     size = min(count, _SAMPLE)
     return [at * count // size for at in range(size)]
-
-
-def reciprocal_rank_fusion(rankings: Sequence[Sequence[int]], k: int = RRF_K) -> Ranking:
-    """Positions with the sum over rankings of 1 / (k + rank), ranks from 1, best first; equal sums in order of
-    position (Cormack, Clarke and Buettcher 2009, "Reciprocal rank fusion outperforms Condorcet", SIGIR).
-
-    A position that a ranking lacks gets nothing from it.
-    """
-    sums: dict[int, float] = {}
-    for ranking in rankings:
-        for rank, position in enumerate(ranking, 1):
-            sums[position] = sums.get(position, 0.0) + 1.0 / (k + rank)
-    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))

@@ -4,7 +4,8 @@ documents.jsonl  chunks.jsonl   the corpus; the order of chunks is that of the v
 facets.jsonl                    source, date, tags and access labels of each document
 sources.jsonl  outcomes.jsonl   each file with its hash, and what became of it or of its rows
 dense.faiss  keys.npy  bm25/    the vectors with the hashes of what they encode, and the lexical search
-manifest.json                   encoder, dimension, counts, and the hash of every file above
+cut.npy                         the chunks that are longer than the encoder reads
+manifest.json                   encoder, dimension, counts, and the hash of every file above, each in the folder vN
 
 index = open_index(Path("indexes/medical"), labels=("icu",))
 index.search(["first dose of Corvalexin"], k=3, where=Filter(sources=("protocols/",)))
@@ -33,7 +34,7 @@ from raft.retrieval.rerank import Reranker
 if TYPE_CHECKING:
     import numpy as np
 
-_MAX_PREFIX_CHARS = 160  # about 40 tokens, so that a long title does not push a chunk's end out of the encoder's window
+_MAX_PREFIX_CHARS = 160  # some 40 tokens of English: seldom does a title push a chunk's end out of the window
 _SAME_VECTOR = 0.95  # cosine; the same encoder on another machine or precision stays above, another one far below
 _CANDIDATES = 50  # hits of each retriever that are fused; more change nothing (benchmarks/fusion_study.py)
 RERANKED = 50  # fused hits that a reranker reads

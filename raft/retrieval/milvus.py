@@ -26,7 +26,17 @@ from raft.retrieval.bm25 import words
 from raft.retrieval.encoder import Encoder, encoder_fingerprint
 from raft.retrieval.fusion import fuse, spread_of
 from raft.retrieval.index import EVERYTHING, RERANKED, Index, candidates_for, open_index, rerank
-from raft.retrieval.milvus_rows import TOKEN_ENV, Collections, Facts, days_of, hash_of, idf, to_hex, word_number
+from raft.retrieval.milvus_rows import (
+    TOKEN_ENV,
+    Collections,
+    Facts,
+    days_of,
+    hash_of,
+    idf,
+    is_embedded,
+    to_hex,
+    word_number,
+)
 from raft.retrieval.rerank import Reranker
 
 if TYPE_CHECKING:
@@ -61,14 +71,14 @@ class MilvusRetriever:
     ) -> MilvusRetriever:  # fmt: skip
         """Raises ArtifactError when the collection is missing or its first push has not finished, EndpointError when
         Milvus cannot be asked, ModelError when pymilvus is not installed or the reranker cannot be loaded."""
+        remedy = f"Type raft index push INDEX --uri {uri} --collection {collection}"
+        if is_embedded(uri) and not Path(uri).is_file():  # opening it would make it
+            raise ArtifactError(f"there is no file {uri}", remedy)
         collections = Collections(uri, collection, token_env)
         facts = collections.facts()
         if facts is None or not facts.corpus:
             state = "there is no" if facts is None else "the push has not finished to"
-            raise ArtifactError(
-                f"{state} collection {collection} at {uri}",
-                f"Type raft index push INDEX --uri {uri} --collection {collection}",
-            )
+            raise ArtifactError(f"{state} collection {collection} at {uri}", remedy)
         return cls(collections, facts, labels, None if reranker is None else Reranker.load(reranker))
 
     @property

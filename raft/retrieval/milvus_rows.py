@@ -118,6 +118,11 @@ class Facts:
             return cls(**rows, **{name: arrays[name] for name in cls._ARRAYS})
 
 
+def is_embedded(uri: str) -> bool:
+    """Whether an address names a file that Milvus runs on in this process."""
+    return uri.endswith(".db")
+
+
 class Collections:
     """The two collections of one index at one address. Every method raises EndpointError when Milvus fails."""
 
@@ -133,7 +138,7 @@ class Collections:
 
     @property
     def is_embedded(self) -> bool:
-        return self.uri.endswith(".db")
+        return is_embedded(self.uri)
 
     @contextmanager
     def failing(self) -> Iterator[None]:

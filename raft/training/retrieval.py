@@ -23,13 +23,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import Draft, check_free, open_artifact, read_rows, writing
+from raft.artifacts import Draft, check_free, open_artifact, writing
 from raft.config import TrainRecipe
 from raft.errors import InputError, ModelError
 from raft.models import model_fingerprint, quiet_libraries, resolve_encoder, resolve_precision
 from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import search_text
 from raft.retrieval.rerank import Reranker
+from raft.rows import read_rows
 from raft.training.retrieval_batches import Asked, Row, find_twins, make_batches, read_asked
 from raft.training.run import Progress, peak_memory_mb, write_seen
 from raft.training.tokenize import read_chunks

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import Draft, Manifest, check_free, open_artifact, read_rows, write_json, writing
+from raft.artifacts import Draft, Manifest, check_free, open_artifact, write_json, writing
 from raft.config import TrainRecipe
 from raft.errors import InputError, ModelError
 from raft.models import (
@@ -26,6 +26,7 @@ from raft.models import (
     resolve_language_model,
 )
 from raft.records import question_key
+from raft.rows import read_rows
 from raft.training.packing import Packed, fits, pack_group
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
 

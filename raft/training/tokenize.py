@@ -15,11 +15,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import read_rows
 from raft.errors import InputError
 from raft.models import prompt_ids, target_ids
 from raft.prompts import build_messages
 from raft.records import Chunk, RaftExample, chunk_from_row, example_from_row
+from raft.rows import read_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from raft.artifacts import open_artifact, read_rows
+from raft.artifacts import open_artifact
 from raft.cli.generate import _as_text, generate
 from raft.config import ChunkingRecipe, EncoderRecipe
 from raft.dataset.build import DatasetSummary
 from raft.errors import ArtifactError, EndpointError, InputError, RecipeError, UsageError
 from raft.prompts import parse_answer, render_target
 from raft.records import Quote
+from raft.rows import read_rows
 
 WARDS = ["Ash", "Birch", "Cedar", "Elm", "Fir", "Hazel", "Larch", "Maple"]
 ROOM = "The {ward} ward of the Sorrel Hospital keeps its spare keys in cupboard {n}, behind the door of the office."

@@ -7,8 +7,9 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from raft.artifacts import write_rows, writing
+from raft.artifacts import writing
 from raft.cli.show import show
+from raft.rows import write_rows
 
 
 def test_samples_show_no_escape_sequences(tmp_path: Path) -> None:

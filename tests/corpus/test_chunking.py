@@ -292,6 +292,30 @@ def test_a_title_goes_with_the_paragraph_that_must_be_cut() -> None:
     assert [chunk.text for chunk in split("\n\n".join(texts), 30, 0)] == texts
 
 
+def test_a_title_stands_with_the_text_behind_it_also_where_a_sentence_is_too_long() -> None:
+    title, sentence = "Some words of a title", " ".join(["word"] * 50) + "."
+    first = split(f"{title}\n\n{sentence} Then a short one.", 40, 4)[0]
+    assert first.text.startswith(f"{title}\n\nword")
+    short = "One two three four. Five six seven eight."
+    assert any(short in chunk.text for chunk in split(f"{short}\n\n{' '.join(['word'] * 60)}", 40, 4))
+
+
+def test_a_long_word_that_is_cut_does_not_make_a_chunk_too_long() -> None:
+    """WordPiece makes one token of a word of more than 100 characters, and many of a shorter part of it."""
+
+    def offsets(text: str) -> list[tuple[int, int]]:
+        found = []
+        for word in re.finditer(r"\S+", text):
+            step = len(word[0]) if len(word[0]) > 100 else 2
+            found += [(at, min(at + step, word.end())) for at in range(word.start(), word.end(), step)]
+        return found
+
+    for tail in range(1, 12):
+        text = "a1b2" * (1440 + 8 * tail) + " " + "ab " * 175
+        chunks = split(text, 200, 20, offsets=offsets)
+        assert all(len(offsets(chunk.text)) <= 200 for chunk in chunks)
+
+
 def test_neighbours_share_whole_sentences_or_nothing_where_a_sentence_ends() -> None:
     short, long = "Alpha beta.", "One two three four five six seven eight nine ten eleven twelve."
     for sentence, shares in ((short, True), (long, False)):

@@ -16,14 +16,16 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from stand_in import DRUGS, WordIndex, dose, monograph, question_rows, teach
 
-from raft.artifacts import open_artifact, partial_folder, read_rows
+from raft.artifacts import open_artifact
 from raft.config import GenerateRecipe
 from raft.corpus.duplicates import NEAR_DUPLICATE, jaccard, shingles
 from raft.dataset.build import JOURNAL, estimate, generate_dataset
 from raft.errors import ArtifactError, EndpointError, InputError, UsageError
 from raft.llm.scripted import ScriptedModel
+from raft.places import partial_folder
 from raft.prompts import REFUSAL, parse_answer
 from raft.records import Document, chunk_from_row, example_from_row
+from raft.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER = {"model": "scripted"}

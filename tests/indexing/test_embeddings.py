@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from raft.artifacts import partial_folder
-from raft.indexing import build as building
 from raft.indexing.embeddings import JOURNAL, EmbeddingJournal, key_of
+from raft.places import partial_folder
 from raft.records import Chunk
-from raft.retrieval.index import open_index
+from raft.retrieval.index import open_index, search_text
 from tests.indexing.conftest import build, write_files
 from tests.indexing.test_update import assert_equal_indexes
 
@@ -58,25 +56,28 @@ def test_keys_tell_chunks_apart_by_all_that_they_are_found_by() -> None:
     assert len(keys) == 5
     assert all(len(key) == 16 for key in keys)
     assert key_of(Chunk("other", "b", "Rent is due.", 5, 9, page=3)) == key_of(chunks[0])
+    one, other = Chunk("a", "a", "Lease\nDue.", 0, 1, "Lease"), Chunk("a", "a", "Due.", 0, 1, "Lease")
+    assert search_text(one) == search_text(other)
+    assert key_of(one) != key_of(other)  # the title is among the words of the one's text
 
 
-def test_a_killed_encoding_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_encoding_goes_on_where_it_was(tmp_path: Path) -> None:
     texts = {f"{number}.md": f"# Clause {number}\n\nRent {'is due ' * number}." for number in range(1, 7)}
     source, out = write_files(tmp_path / "source", texts), tmp_path / "index"
     code = (
-        "import os, signal, sys; from pathlib import Path; from raft.indexing import build as building\n"
-        "from tests.indexing.conftest import build\n"
-        "building._BLOCK = 2\n"
+        "import os, signal, sys; from pathlib import Path; from raft.config import EncoderRecipe\n"
+        "from raft.indexing import embeddings; from tests.indexing.conftest import build\n"
+        "embeddings._KEPT_AT_ONCE = 2\n"
         "def killed(stage, done, total):\n"
         "    if stage == 'encoding' and done > 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "build(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=killed)"
+        "encoder = EncoderRecipe(backend='torch', batch_size=2)\n"
+        "build(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder, on_progress=killed)"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(source), str(out)], check=False, env={**os.environ})
     assert ended.returncode == -signal.SIGKILL
     batches = sorted((partial_folder(out) / JOURNAL).glob("*.batch"))
     assert len(batches) == 2
     batches[1].write_bytes(batches[1].read_bytes()[:-5])
-    monkeypatch.setattr(building, "_BLOCK", 2)
     assert build(source, out).encoded == 4
     assert not partial_folder(out).exists()
     assert len(open_index(out).chunks) == 6

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.damage_index import damage_index
-from raft.artifacts import partial_folder
 from raft.errors import ArtifactError, InputError, UsageError
 from raft.indexing.verify import verify_index
+from raft.places import partial_folder
 from raft.records import Filter
 from raft.retrieval import index as retrieval
 from raft.retrieval.index import Index, open_index

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 
 import raft
 from raft import versions
-from raft.artifacts import partial_folder, read_manifest, read_rows
+from raft.artifacts import read_manifest
 from raft.config import DenseRecipe, EncoderRecipe, RuleRecipe
 from raft.errors import ArtifactError, InputError, UsageError
 from raft.indexing import build as index_build
 from raft.indexing.previous import KEYS
 from raft.indexing.verify import verify_index
+from raft.places import partial_folder
 from raft.readers.source import SourceFile, read_source
 from raft.retrieval.dense import DENSE, DenseIndex
 from raft.retrieval.index import open_index
+from raft.rows import read_rows
 from tests.indexing.conftest import build, write_files
 
 FILES = {

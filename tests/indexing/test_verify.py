@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raft.artifacts import Draft, finish, partial_folder, read_manifest
+from raft.artifacts import Draft, finish, read_manifest
 from raft.corpus.store import CHUNKS, DOCUMENTS, RowWriter
 from raft.errors import ArtifactError
 from raft.indexing.verify import verify_index
+from raft.places import partial_folder
 from raft.retrieval.bm25 import Bm25Index
 from tests.indexing.conftest import build, write_files
 

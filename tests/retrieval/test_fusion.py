@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.retrieval.fusion import LEXICAL_WEIGHT, fuse, reciprocal_rank_fusion, sample_positions, spread_of
+from raft.retrieval.fusion import LEXICAL_WEIGHT, fuse, sample_positions, spread_of
 
 scores = st.tuples(st.floats(-1, 1), st.floats(0, 60))
 candidates = st.dictionaries(st.integers(0, 40), scores, max_size=20)
@@ -59,23 +58,3 @@ def test_sample_positions_lie_evenly_in_the_corpus(count: int, size: int) -> Non
     assert all(0 <= position < count for position in positions)
     steps = {b - a for a, b in itertools.pairwise(positions)}
     assert len(steps) <= 2
-
-
-rankings = st.lists(st.lists(st.integers(0, 12), unique=True, max_size=10), max_size=4)
-
-
-@given(rankings, st.integers(1, 100))
-def test_equals_the_obvious_version(lists: list[list[int]], k: int) -> None:
-    everything = sorted({item for ranking in lists for item in ranking})
-    expected = {
-        item: sum(Fraction(1, k + ranking.index(item) + 1) for ranking in lists if item in ranking)
-        for item in everything
-    }
-    fused = reciprocal_rank_fusion(lists, k)
-    assert dict(fused) == pytest.approx({item: float(score) for item, score in expected.items()})
-    assert [score for _, score in fused] == sorted((score for _, score in fused), reverse=True)
-
-
-def test_equal_sums_keep_the_order_of_positions() -> None:
-    assert [item for item, _ in reciprocal_rank_fusion([[7, 3], [3, 7]])] == [3, 7]
-    assert reciprocal_rank_fusion([[5], [5]]) == [(5, pytest.approx(2 / 61))]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from raft.artifacts import partial_folder, read_rows
 from raft.config import ChunkingRecipe
 from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.indexing.build import build_index
+from raft.places import partial_folder
 from raft.records import Filter
 from raft.retrieval.encoder import Encoder
 from raft.retrieval.fusion import LEXICAL_WEIGHT, spread_of
 from raft.retrieval.index import Index, open_index, search_text
+from raft.rows import read_rows
 
 QUERY = "How do I get out of the contract?"
 

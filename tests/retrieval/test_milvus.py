@@ -293,7 +293,10 @@ def test_errors_are_one_line(folder: Path, uri: str, tmp_path: Path, monkeypatch
     ):
         push_index(folder, "http://127.0.0.1:1", "medical", token_env="T")
     with pytest.raises(EndpointError, match="no other process"):
-        MilvusRetriever.open(str(tmp_path / "no" / "x.db"), "medical")
+        push_index(folder, str(tmp_path / "no" / "x.db"), "medical")
+    with pytest.raises(ArtifactError, match=r"there is no file .*x\.db"):
+        MilvusRetriever.open(str(tmp_path / "x.db"), "medical")
+    assert not (tmp_path / "x.db").exists()
     with pytest.raises(UsageError, match="k is 0"):
         MilvusRetriever.open(uri, "medical").search(QUERIES, 0)
     with pytest.raises(UsageError, match="needs a reranker"):

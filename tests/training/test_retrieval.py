@@ -16,14 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raft.artifacts import open_artifact, partial_folder, read_rows, writing
+from raft.artifacts import open_artifact, writing
 from raft.config import TrainRecipe, load_recipe
 from raft.errors import ArtifactError, InputError, ModelError, RecipeError
 from raft.models import resolve_encoder
+from raft.places import partial_folder
 from raft.records import Chunk
 from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import search_text
 from raft.retrieval.rerank import Reranker
+from raft.rows import read_rows
 from raft.training.retrieval import make_tuning_plan, tune
 from raft.training.retrieval_batches import Asked, find_twins, make_batches, read_asked
 from raft.training.trainer import last_checkpoint

@@ -15,10 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raft.artifacts import open_artifact, partial_folder, read_rows
+from raft.artifacts import open_artifact
 from raft.config import TrainRecipe, load_recipe
 from raft.errors import ArtifactError, InputError
 from raft.models import load_language_model, load_tokenizer
+from raft.places import partial_folder
+from raft.rows import read_rows
 from raft.training.run import make_plan, train
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
 from raft.training.trainer import last_checkpoint

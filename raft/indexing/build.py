@@ -14,6 +14,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from raft.retrieval.backends import Vectors
 
 _BLOCK = 1024  # vectors copied at once
+_CUT_AT_ONCE = 64  # documents
+_CUTTERS = 2  # threads; most of the work is Python's own, which runs on one core
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +235,18 @@ class _Build:
         )
         owners = array("i")
         documents = open_documents(draft.folder)
-        with RowWriter(draft.folder, CHUNKS) as writer:
-            for row, old in enumerate(self._documents.old_rows):
-                if previous is not None and old >= 0:
-                    self._copy_document(previous, old, writer)
-                else:
-                    self._cut_document(documents[row], writer)
-                owners.extend([row] * (len(writer) - len(owners)))
-                self._on_progress("chunking", row + 1, len(documents))
+        old_rows = self._documents.old_rows if previous is not None else [-1] * len(documents)
+        with RowWriter(draft.folder, CHUNKS) as writer, ThreadPoolExecutor(_CUTTERS) as pool:
+            for first in range(0, len(documents), _CUT_AT_ONCE):
+                rows = range(first, min(first + _CUT_AT_ONCE, len(documents)))
+                cut = self._cut_documents([documents[row] for row in rows if old_rows[row] < 0], pool)
+                for row in rows:
+                    if previous is not None and old_rows[row] >= 0:
+                        self._copy_document(previous, old_rows[row], writer)
+                    else:
+                        self._write_chunks(next(cut), writer)
+                    owners.extend([row] * (len(writer) - len(owners)))
+                    self._on_progress("chunking", row + 1, len(documents))
         np.save(draft.folder / CUT, np.asarray(self._cut, dtype=np.int64))
         write_facets(draft.folder, self._documents.facets, np.asarray(owners, dtype=np.int32))
 
@@ -251,9 +258,16 @@ class _Build:
         first, last = previous.cut.searchsorted([rows.start, rows.stop]).tolist()
         self._cut += (previous.cut[first:last] - rows.start + at).tolist()
 
-    def _cut_document(self, document: Document, writer: RowWriter) -> None:
-        chunking, encoder = self._recipes.chunking, self._load_encoder()
-        for chunk in split_documents([document], encoder.token_offsets, **chunking.model_dump()):
+    def _cut_documents(self, documents: Sequence[Document], pool: ThreadPoolExecutor) -> Iterator[list[Chunk]]:
+        """The chunks of each document. The tokenizer lets other threads work beside it."""
+        if not documents:
+            return iter(())
+        offsets, settings = self._load_encoder().token_offsets, self._recipes.chunking.model_dump()
+        return pool.map(lambda document: [*split_documents([document], offsets, **settings)], documents)
+
+    def _write_chunks(self, chunks: Sequence[Chunk], writer: RowWriter) -> None:
+        encoder = self._load_encoder()
+        for chunk in chunks:
             if self._is_cut(chunk, encoder):
                 self._cut.append(len(writer))
             writer.write(chunk.id, to_line(chunk))

@@ -311,7 +311,8 @@ class ConvertedBody:
         self._run = _openvino_runner(folder, precision) if backend == "openvino" else _onnx_runner(folder)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        offsets: list[tuple[int, int]] = self._whole.encode(text, add_special_tokens=False).offsets
+        (encoding,) = self._whole.encode_batch([text], add_special_tokens=False)  # unlike encode, beside other threads
+        offsets: list[tuple[int, int]] = encoding.offsets
         return offsets
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:

@@ -72,7 +72,7 @@ class MilvusRetriever:
         """Raises ArtifactError when the collection is missing or its first push has not finished, EndpointError when
         Milvus cannot be asked, ModelError when pymilvus is not installed or the reranker cannot be loaded."""
         remedy = f"Type raft index push INDEX --uri {uri} --collection {collection}"
-        if is_embedded(uri) and not Path(uri).is_file():  # opening it would make it
+        if is_embedded(uri) and not Path(uri).exists():  # opening it would make it
             raise ArtifactError(f"there is no file {uri}", remedy)
         collections = Collections(uri, collection, token_env)
         facts = collections.facts()

@@ -151,7 +151,8 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path, way: str) -> None:
 def test_ctrl_c_ends_the_workers_at_once(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "hang.txt")
     marker = str(tmp_path / "marker")
-    code = textwrap.dedent(SCRIPT.format(marker=marker, folder=str(tmp_path)))
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job is deaf
+    code = heard + textwrap.dedent(SCRIPT.format(marker=marker, folder=str(tmp_path)))
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root

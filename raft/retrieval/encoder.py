@@ -104,8 +104,10 @@ class Encoder:
         return self._encode(texts, "document", self._document_prompt, batch_size, on_progress)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        """Vectors of length 1, float32 [len(queries), dimension]."""
-        return self._encode(queries, "query", self._query_prompt, _QUERIES_AT_ONCE)
+        """Vectors of length 1, float32 [len(queries), dimension]. What is no Unicode, as a terminal of another encoding
+        may send, is read as "?"."""
+        readable = [query.encode("utf-8", "replace").decode() for query in queries]
+        return self._encode(readable, "query", self._query_prompt, _QUERIES_AT_ONCE)
 
     def encode_in_parts(self, texts: Sequence[str], batch_size: int = 64) -> Iterator[tuple[list[int], Vectors]]:
         """The positions of some of the texts and their vectors, as they are encoded: longest first."""

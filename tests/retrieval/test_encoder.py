@@ -86,6 +86,11 @@ def test_texts_are_sorted_by_tokens(encoder: Encoder, monkeypatch: pytest.Monkey
     assert counts == sorted(counts, reverse=True)
 
 
+def test_queries_of_broken_text_are_read(encoder: Encoder) -> None:
+    broken, mended = encoder.encode_queries(["caf\udce9 rent"]), encoder.encode_queries(["caf? rent"])
+    assert np.array_equal(broken, mended)
+
+
 def test_token_offsets_are_those_of_the_text_without_truncation(encoder: Encoder) -> None:
     text = "Grüße an 12.3! " * 300
     offsets = encoder.token_offsets(text)

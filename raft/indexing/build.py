@@ -10,7 +10,6 @@ titles under which it is found. A build that was stopped leaves what it has enco
 
 from __future__ import annotations
 
-import os
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.indexing.documents import Documents, DocumentWriter
 from raft.indexing.embeddings import JOURNAL, KEY_BYTES, EmbeddingJournal, OnProgress, encode_sorted, key_of
 from raft.indexing.parallel import NOT_OF_THE_ENCODER, encoded_blocks
-from raft.indexing.previous import CUT, KEYS, OUTCOMES, SOURCES, Previous, open_previous
+from raft.indexing.previous import CUT, KEYS, OUTCOMES, SOURCES, Previous, differences, full_name, open_previous
 from raft.readers.source import ReadOutcome, count_files, read_source
 from raft.records import Chunk, Document
 from raft.retrieval.bm25 import Bm25Index, title_of
@@ -80,12 +79,7 @@ class _Recipes:
         parts = ("reading", "chunking", "encoder", "dense")
         rules = [rule.model_dump(mode="json") for rule in self.rules]
         dumped = {name: getattr(self, name).model_dump(mode="json") for name in parts}
-        return {"source": _full_name(self.source), "rules": rules, **dumped}
-
-
-def _full_name(path: Path) -> str:
-    """The same from whatever folder raft is run; bytes that are no UTF-8 are written out."""
-    return os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")
+        return {"source": full_name(self.source), "rules": rules, **dumped}
 
 
 def build_index(
@@ -130,37 +124,13 @@ def _previous(out: Path, recipes: _Recipes, overwrite: bool) -> Previous | None:
         if overwrite:
             return None
         raise
-    differ = _differences(previous.manifest.recipe, recipes.dump())
+    differ = differences(previous.manifest.recipe, recipes.dump())
     if differ and not overwrite:
         raise ArtifactError(
             f"{out} was made with other settings ({'; '.join(differ)})",
             "Name another --out, or make it anew with --overwrite",
         )
     return previous
-
-
-_MAY_DIFFER = {
-    "reading": {"seconds", "memory_mb", "workers", "passwords"},
-    "encoder": {"batch_size", "backend", "precision", "workers", "ray_address"},
-}
-
-
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of a recipe, that the index depends on, is another."""
-    found = []
-    for key, new in now.items():
-        old = was.get(key)
-        if isinstance(new, dict) and isinstance(old, dict):
-            names = [name for name in new if name not in _MAY_DIFFER.get(key, ()) and old.get(name) != new[name]]
-            found += [f"{key}.{name}: was {old.get(name)!r}, now {new[name]!r}" for name in names]
-        elif old != new and not (key == "source" and _is_same_folder(Path(str(old)), new)):
-            found.append(f"{key}: was {old!r}, now {new!r}")
-    return found
-
-
-def _is_same_folder(was: Path, now: str) -> bool:
-    """A relative path, as older indexes have it, does not say of which folder it was: of another one, perhaps."""
-    return was.is_absolute() and _full_name(was) == now
 
 
 class _Build:
@@ -191,7 +161,7 @@ class _Build:
             return False
         was, now = self._previous.manifest.recipe, self._recipes.dump()
         made_by = self._previous.manifest.facts.get("raft") == raft.__version__
-        return made_by and not _differences({p: was.get(p) for p in parts}, {p: now[p] for p in parts})
+        return made_by and not differences({p: was.get(p) for p in parts}, {p: now[p] for p in parts})
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -214,7 +184,7 @@ class _Build:
                 f"nothing to index in {source}: {len(left_out)} files or rows were left out{first}",
                 remedy if previous is None else f"{remedy}, or delete the index of those that were there",
             )
-        draft.inputs[_full_name(source)] = hash_file(draft.folder / f"{DOCUMENTS}.jsonl")
+        draft.inputs[full_name(source)] = hash_file(draft.folder / f"{DOCUMENTS}.jsonl")
         if reusable is not None and self._same("chunking", "encoder", "dense") and self._is_unchanged(draft, reusable):
             raise Unchanged
 

@@ -4,7 +4,7 @@
     workers = 8
     ray_address = "ray://head:10001"    # unset: Ray is started on this machine, and stopped again
 
-    vectors = encode_with_ray(texts, EncoderRecipe(workers=8), batch_size=64, workers=8)    # float32 [texts, dimension]
+    for rows, vectors in encoded_blocks(texts, EncoderRecipe(), batch_size=64, workers=8): ...
 
 Every worker loads the encoder once and checks that its files are those of this machine. raft must be installed where
 the workers run.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from raft.config import EncoderRecipe
 from raft.errors import EndpointError, ModelError
-from raft.retrieval.encoder import Encoder, OnEncoded, encoder_fingerprint
+from raft.retrieval.encoder import Encoder, encoder_fingerprint
 
 if TYPE_CHECKING:
     from raft.retrieval.backends import Vectors
@@ -30,33 +30,6 @@ NOT_OF_THE_ENCODER = frozenset({"batch_size", "workers", "ray_address"})
 """Settings of a recipe that say how fast, not what."""
 
 _BLOCK = 1024  # texts a worker is given at once
-
-
-def encode_with_ray(
-    texts: Sequence[str],
-    encoder: EncoderRecipe,
-    batch_size: int,
-    workers: int,
-    address: str | None = None,
-    on_progress: OnEncoded | None = None,
-) -> Vectors:
-    """The vectors of documents in the order of the texts, as ``Encoder.encode_documents`` gives them. Raises what
-    ``encoded_blocks`` raises."""
-    import numpy as np
-
-    if not texts:
-        return Encoder.load(**_settings(encoder)).encode_documents([])
-    blocks = []
-    done = 0
-    for rows, vectors in encoded_blocks(texts, encoder, batch_size, workers, address):
-        blocks.append((rows, vectors))
-        done += len(rows)
-        if on_progress is not None:
-            on_progress(done, len(texts))
-    found = np.empty((len(texts), blocks[0][1].shape[1]), dtype=np.float32)
-    for rows, vectors in blocks:
-        found[rows] = vectors
-    return found
 
 
 def encoded_blocks(

@@ -9,6 +9,7 @@ previous.document_row(id, line)      the row of a document, where nothing about 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
@@ -131,3 +132,32 @@ def open_previous(path: Path) -> Previous:
 
 def outcome_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def full_name(path: Path) -> str:
+    """The same from whatever folder raft is run; bytes that are no UTF-8 are written out."""
+    return os.fsencode(path.resolve()).decode("utf-8", "backslashreplace")
+
+
+_MAY_DIFFER = {
+    "reading": {"seconds", "memory_mb", "workers", "passwords"},
+    "encoder": {"batch_size", "backend", "precision", "workers", "ray_address"},
+}
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a recipe, that the index depends on, is another."""
+    found = []
+    for key, new in now.items():
+        old = was.get(key)
+        if isinstance(new, dict) and isinstance(old, dict):
+            names = [name for name in new if name not in _MAY_DIFFER.get(key, ()) and old.get(name) != new[name]]
+            found += [f"{key}.{name}: was {old.get(name)!r}, now {new[name]!r}" for name in names]
+        elif old != new and not (key == "source" and _is_same_folder(Path(str(old)), new)):
+            found.append(f"{key}: was {old!r}, now {new!r}")
+    return found
+
+
+def _is_same_folder(was: Path, now: str) -> bool:
+    """A relative path, as older indexes have it, does not say of which folder it was: of another one, perhaps."""
+    return was.is_absolute() and full_name(was) == now

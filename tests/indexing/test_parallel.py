@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from raft.artifacts import read_manifest
 from raft.config import EncoderRecipe
 from raft.errors import EndpointError, ModelError
 from raft.indexing.build import build_index
-from raft.indexing.parallel import _failing, _settings, _tables, _Worker, encode_with_ray
+from raft.indexing.parallel import _failing, _settings, _tables, _Worker, encoded_blocks
 from raft.retrieval.dense import DenseIndex
+from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import open_index
 
 ray = pytest.importorskip("ray", reason="needs raft-tune[ray]")
@@ -44,14 +46,22 @@ def test_two_workers_make_the_vectors_of_this_process(tmp_path: Path) -> None:
     assert not build_index(source, shared, encoder=one_process).changed  # nor a reason to begin anew
 
 
-def test_blocks_that_come_in_any_order_end_up_at_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = [([2, 3], np.full((2, 4), 2, np.float32)), ([0, 1], np.full((2, 4), 1, np.float32))]
-    monkeypatch.setattr("raft.indexing.parallel.encoded_blocks", lambda *_: iter(blocks))
-    told: list[tuple[int, int]] = []
-    vectors = encode_with_ray(list("abcd"), RECIPE, 8, 2, on_progress=lambda done, total: told.append((done, total)))
-    assert vectors[:, 0].tolist() == [1, 1, 2, 2]
-    assert told == [(2, 4), (4, 4)]
-    assert encode_with_ray([], RECIPE, 8, 2).shape == (0, 384)
+def test_blocks_that_come_in_any_order_end_up_at_their_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backwards(texts: list[str], *_: object) -> Iterator[tuple[list[int], np.ndarray]]:
+        vectors = Encoder.load(**_settings(RECIPE)).encode_documents(texts)
+        for rows in ([5, 4, 3], [2, 0, 1]):
+            yield rows, vectors[rows]
+
+    monkeypatch.setattr("raft.indexing.build.encoded_blocks", backwards)
+    source, told = tmp_path / "source", list[tuple[str, int, int | None]]()
+    source.mkdir()
+    for number, text in enumerate(TEXTS[:6]):
+        (source / f"{number}.md").write_text(text, encoding="utf-8")
+    build_index(source, tmp_path / "shared", encoder=RECIPE, on_progress=lambda *given: told.append(given))
+    build_index(source, tmp_path / "alone", encoder=RECIPE.model_copy(update={"workers": 0}))
+    assert [given[1:] for given in told if given[0] == "encoding"] == [(3, 6), (6, 6)]
+    shared, alone = (DenseIndex.load(tmp_path / name / "v1").vectors(np.arange(6)) for name in ("shared", "alone"))
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
 
 
 def test_texts_are_cut_into_a_block_a_worker_or_more() -> None:
@@ -68,7 +78,7 @@ def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ray.exceptions.RayError("Traceback:\n  line\nMemoryError: x\n")
     monkeypatch.setattr("raft.indexing.parallel.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'raft-tune\[ray\]'"):
-        encode_with_ray(TEXTS, RECIPE, 8, 2)
+        list(encoded_blocks(TEXTS, RECIPE, 8, 2))
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +89,4 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(EndpointError, match=r"Ray at ray://x:10001 cannot be reached .*Check encoder.ray_address"):
-        encode_with_ray(TEXTS, RECIPE, 8, 2, "ray://x:10001")
+        list(encoded_blocks(TEXTS, RECIPE, 8, 2, "ray://x:10001"))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 Split = Literal["train", "dev", "test"]
 AnswerType = Literal["short", "number", "list", "yesno", "label", "long", "unanswerable"]
+QuestionType = Literal["factual", "numeric", "yesno", "definition", "comparison", "multihop", "unanswerable"]
 
 
 @dataclass(frozen=True, slots=True)

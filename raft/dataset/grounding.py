@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raft.corpus.spans import find_span, normalize
-from raft.records import AnswerType, Chunk, Document, Evidence, QaItem, Split
+from raft.records import AnswerType, Chunk, Document, Evidence, QaItem, QuestionType, Split
 
 MOST_QUOTE_WORDS = 40
 MOST_QUOTES = 2
@@ -55,6 +55,7 @@ class GroundedQuestion:
     """A question, its answer, and the passages that prove it. An unanswerable one has neither.
 
     ``document_ids`` are the documents that the answer rests on: of the passages, and any other named as gold.
+    ``flags`` say what a reviewer should look at ("oracle_not_retrieved", "pii_email"); they refuse nothing.
     """
 
     id: str
@@ -68,6 +69,8 @@ class GroundedQuestion:
     reasoning: str = ""
     reasoning_source: Literal["teacher", "long_answer", "none"] = "none"
     split: Split | None = None
+    question_type: QuestionType = "factual"
+    flags: tuple[str, ...] = ()
 
     @property
     def oracle_ids(self) -> tuple[str, ...]:

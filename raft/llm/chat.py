@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from raft.errors import ModelError
 from raft.prompts import Message
@@ -23,13 +23,15 @@ class PromptTooLong(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """``key`` is the caller's name for the request; replies come back under it, in any order."""
+    """``key`` is the caller's name for the request; replies come back under it, in any order. ``schema`` is a JSON
+    schema that the reply should follow; a model that cannot be held to one is asked all the same."""
 
     key: str
     messages: tuple[Message, ...]
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+    schema: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

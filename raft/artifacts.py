@@ -99,6 +99,14 @@ def hash_file(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
+def hash_path(path: Path) -> str:
+    """BLAKE3 of a file, or a hash over the names and contents of a folder's files. Raises InputError."""
+    if not path.is_dir():
+        return hash_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest({file.relative_to(path).as_posix(): hash_file(file) for file in files})
+
+
 def home() -> Path:
     """Where runs (datasets, adapters, reports, converted models) lie: ``RAFT_HOME``, or ``runs`` here."""
     return Path(os.environ.get("RAFT_HOME", "runs"))

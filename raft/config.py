@@ -107,98 +107,11 @@ class ChatModelRecipe(Recipe):
     timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one reply of an endpoint")
     max_retries: int = Field(5, ge=0, description="tries again after 429, 5xx and broken connections")
     batch_tokens: int = Field(32768, ge=64, description="prompt tokens decoded together by a local model")
-
-
-class QuestionsRecipe(Recipe):
-    per_chunk: int = Field(2, ge=1, le=20, description="questions the teacher is asked for per chunk")
-    max_chunks: int | None = Field(None, ge=1, description="draw at most this many chunks (all when unset)")
-    max_tokens: int = Field(256, ge=16, description="longest reply of the teacher, in tokens")
-
-
-class ContextRecipe(Recipe):
-    oracle_fraction: Fraction = Field(
-        0.8, description="P of the paper: share of questions whose context holds the oracle"
+    engine: Literal["auto", "transformers", "openvino"] = Field(
+        "transformers", description="what runs a local model; auto: openvino where there is no GPU and it can"
     )
-    distractors: int | tuple[int, int] = Field(
-        4, description="k of the paper: other chunks beside the oracle, or [least, most]"
-    )
-    policy: Literal["random", "hard", "mixed"] = Field(
-        "mixed", description="where distractors come from; hard: the retriever's near misses"
-    )
-    oracle_absent: Literal["refuse", "from_memory"] = Field(
-        "refuse", description="the answer when the context lacks the oracle"
-    )
-    questions_per_context: int = Field(4, ge=1, description="questions that share one context, chunk for chunk")
-    draws: int = Field(3, ge=1, description="how many times contexts are drawn; epoch e trains on draw e modulo draws")
-
-    @model_validator(mode="after")
-    def _range_is_ordered(self) -> ContextRecipe:
-        least, most = self.distractor_range
-        if not 0 <= least <= most <= 100:
-            raise ValueError(
-                f"distractors is {self.distractors}; expected a number, or [least, most], between 0 and 100"
-            )
-        return self
-
-    @property
-    def distractor_range(self) -> tuple[int, int]:
-        return self.distractors if isinstance(self.distractors, tuple) else (self.distractors, self.distractors)
-
-
-class QualityRecipe(Recipe):
-    min_question_words: int = Field(4, ge=1, description="shorter questions are refused")
-    max_question_words: int = Field(60, ge=1, description="longer questions are refused")
-    max_answer_words: int = Field(60, ge=1, description="longer answers are refused")
-    min_answer_overlap: Fraction = Field(
-        0.5, description="share of the answer's content words that the quotes must hold"
-    )
-
-    @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> QualityRecipe:
-        if self.min_question_words > self.max_question_words:
-            raise ValueError(
-                f"min_question_words is {self.min_question_words}; expected at most max_question_words, "
-                f"{self.max_question_words}"
-            )
-        return self
-
-
-class SplitRecipe(Recipe):
-    """Shares of documents for rows that carry no split of their own; the rest, up to 1, is train."""
-
-    dev: Fraction = Field(0.1, description="share of documents whose questions watch the training")
-    test: Fraction = Field(0.1, description="share of documents kept for evaluation")
-
-    @model_validator(mode="after")
-    def _leaves_train(self) -> SplitRecipe:
-        if self.dev + self.test >= 1.0:
-            raise ValueError(f"dev + test is {self.dev + self.test}; it must stay below 1 so that train is not empty")
-        return self
-
-
-class GenerateRecipe(Recipe):
-    """raft generate: index (+ teacher, + existing questions) -> RAFT dataset."""
-
-    index: Path | None = Field(None, description="index made by raft index")
-    labels: tuple[str, ...] = Field((), description="access labels held: documents that need others stay unseen")
-    out: Path | None = Field(None, description="folder of the new artefact")
-    seed: int = Field(0, description="every draw follows from it")
-    teacher: ChatModelRecipe | None = Field(None, description="model that writes questions and answers")
-    teacher_writes: tuple[Literal["questions", "reasoning"], ...] | None = Field(
-        None,
-        description="unset: the reasoning of from_qa's rows, or questions about the chunks where there is no from_qa",
-    )
-    from_qa: Path | None = Field(
-        None, description="existing questions with answers and evidence (JSONL, may be gzipped)"
-    )
-    from_qa_limit: int | None = Field(None, ge=1, description="use at most this many rows of from_qa")
-    from_qa_splits: tuple[Literal["train", "dev", "test"], ...] = Field(
-        ("train", "dev"), description="splits of from_qa that are used"
-    )
-    questions: QuestionsRecipe = QuestionsRecipe()
-    context: ContextRecipe = ContextRecipe()
-    quality: QualityRecipe = QualityRecipe()
-    split: SplitRecipe = SplitRecipe()
+    workers: int = Field(0, ge=0, le=1024, description="processes that answer, through Ray; 0: this one alone")
+    ray_address: str | None = Field(None, description="address of a Ray cluster; unset: Ray is started here")
 
 
 class LoraRecipe(Recipe):

@@ -125,6 +125,57 @@ def render_target(answer: str, reasoning: str = "", quotes: Sequence[Quote] = ()
     return f"{thought}\n{ANSWER_MARK} {neutralize(' '.join(answer.split()))}".strip()
 
 
+_MOST_TITLES = 2
+_MOST_TITLE_WORDS = 8
+
+
+def render_rationale(holding: Sequence[int], count: int, titles: Sequence[str] | None = None) -> str:
+    """Which of ``count`` documents hold the answer (their numbers, from 1) and which do not::
+
+        Documents [1] to [4] do not hold the answer: they speak of Visiting Policy and others. Document [5] does.
+
+    ``titles`` says what each document speaks of. Two are named at most, and runs of numbers are written as one, so
+    that the length hardly grows with ``count``. "" where there is no document.
+    """
+    others = [number for number in range(1, count + 1) if number not in holding]
+    of_holding = {_short_title(titles[number - 1]) for number in holding} if titles else set()
+    shown = dict.fromkeys(_short_title(titles[number - 1]) for number in others) if titles else {}
+    speaks = [title for title in shown if title and title not in of_holding]
+    named = speaks if len(speaks) <= _MOST_TITLES else [*speaks[:_MOST_TITLES], "others"]
+    about = f": {'it speaks' if len(others) == 1 else 'they speak'} of {_listed(named)}" if named else ""
+    if not holding:
+        return f"None of the documents holds the answer{about}." if others else ""
+    does = f"{_documents(holding)} {'holds' if len(holding) == 1 else 'hold'} the answer."
+    if not others:
+        return does
+    helps = f"{_documents(holding)} {'does' if len(holding) == 1 else 'do'}."
+    return f"{_documents(others)} {'does' if len(others) == 1 else 'do'} not hold the answer{about}. {helps}"
+
+
+def _documents(numbers: Sequence[int]) -> str:
+    """``Document [2]``; ``Documents [1], [3] and [5] to [9]``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said: list[str] = []
+    for run in runs:
+        said += [f"[{run[0]}] to [{run[-1]}]"] if len(run) > 2 else [f"[{number}]" for number in run]
+    return f"{'Document' if len(numbers) == 1 else 'Documents'} {_listed(said)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _short_title(title: str) -> str:
+    """The first words of a title, without what would read as a marker or as a document's number."""
+    words = " ".join(neutralize(title).replace("[", "(").replace("]", ")").split()[:_MOST_TITLE_WORDS])
+    return words.rstrip(" .,:;")
+
+
 def render_refusal() -> str:
     """The target when the documents do not hold the answer."""
     return render_target(REFUSAL, "None of the documents holds the answer.")

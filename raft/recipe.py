@@ -85,7 +85,7 @@ def _mistake(kind: type[Recipe], item: dict[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join(path) or "recipe"
     if item["type"] == "extra_forbidden":
-        known = _known_keys(kind, path[:-1])
+        known = _known_keys(kind, [part for part in path[:-1] if not part.isdigit()])  # a number is a place in a list
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {name!r} ({hint})"

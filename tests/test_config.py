@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from raft import config
-from raft.config import GenerateRecipe, TrainRecipe, load_recipe, require
+from raft.config import TrainRecipe, load_recipe, require
+from raft.config_generate import GenerateRecipe
 from raft.errors import InputError, RecipeError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
-    "index": config.IndexRecipe, "generate": config.GenerateRecipe, "train": config.TrainRecipe,
+    "index": config.IndexRecipe, "generate": GenerateRecipe, "train": config.TrainRecipe,
     "evaluate": config.EvaluateRecipe, "serve": config.ServeRecipe,
 }  # fmt: skip
 

@@ -38,6 +38,9 @@ app = typer.Typer(
 def _register() -> None:
     from raft.cli import (
         ask,
+        dataset_check,
+        dataset_export,
+        dataset_import,
         demo,
         evaluate,
         evaluate_retrieval,
@@ -45,6 +48,7 @@ def _register() -> None:
         index,
         index_push,
         index_verify,
+        review,
         search,
         serve,
         show,
@@ -52,7 +56,9 @@ def _register() -> None:
     )
 
     for verb in (
-        index, index_push, index_verify, search, generate, train, evaluate, evaluate_retrieval, ask, serve, show, demo
+        index, index_push, index_verify, search, generate, dataset_check, dataset_export,
+        dataset_import, review, train, evaluate, evaluate_retrieval, ask, serve, show,
+        demo,
     ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
         app.command(name.replace("_", " "))(getattr(verb, name))

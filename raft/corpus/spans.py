@@ -14,9 +14,26 @@ _SAME = str.maketrans(
 )
 
 
+class _Folding(dict[int, str]):
+    """Character -> what it is compared as, filled as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = "".join(_folded(chr(code)))
+        return self[code]
+
+
+_FOLDING = _Folding()
+
+
 def normalize(text: str) -> str:
     """The text in the form in which two passages are compared: one space between words, lower case."""
-    return _normalize_with_offsets(text)[0].strip()
+    return " ".join(text.translate(_FOLDING).split())
+
+
+def _folded(char: str) -> list[str]:
+    """What a character is compared as: nothing for an invisible one, a space for any white space."""
+    same = unicodedata.normalize("NFKC", char).translate(_SAME).lower()
+    return [" " if part.isspace() else part for part in same if part.isspace() or unicodedata.category(part) != "Cf"]
 
 
 def find_span(text: str, passage: str) -> tuple[int, int] | None:
@@ -46,12 +63,8 @@ def _normalize_with_offsets(text: str) -> tuple[str, list[int]]:
     out: list[str] = []
     offsets: list[int] = []
     for index, char in enumerate(text):
-        for folded in unicodedata.normalize("NFKC", char).translate(_SAME).lower():
-            if folded.isspace():
-                if out and out[-1] == " ":
-                    continue
-                folded = " "
-            elif unicodedata.category(folded) == "Cf":
+        for folded in _FOLDING[ord(char)]:
+            if folded == " " and out and out[-1] == " ":
                 continue
             out.append(folded)
             offsets.append(index)

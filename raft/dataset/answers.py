@@ -1,7 +1,7 @@
 """The teacher answers a question from its oracle chunk, and explains reference answers.
 
-It answers with the project's own prompt over that one chunk, before any context is drawn, so that no answer is
-ever written from a chunk that cannot hold it. A reply is read into the parts of a target::
+It answers with the project's own prompt over that one chunk (two, where a question needs both), before any context is
+drawn, so that no answer is ever written from a chunk that cannot hold it. A reply is read into the parts of a target::
 
     Document [1] says ##begin_quote##Adults start with 12 mg.##end_quote## So the first dose is 12 mg.
     <ANSWER>: 12 mg
@@ -10,10 +10,11 @@ ever written from a chunk that cannot hold it. A reply is read into the parts of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from raft.corpus.spans import find_span
+from raft.dataset.candidates import Candidate
 from raft.dataset.grounding import MOST_QUOTES, GroundedQuestion, Passage, content_words, quote_around, shorten
 from raft.dataset.questions import SAMPLE
 from raft.prompts import (
@@ -28,7 +29,7 @@ from raft.prompts import (
     render_target,
     without_quotes,
 )
-from raft.records import Answer, AnswerType, Chunk, Quote
+from raft.records import Answer, AnswerType, Chunk, QuestionType, Quote
 
 _SHOT = Shot(
     "What does a late lantern of the Lantern Lodge cost?",
@@ -41,28 +42,67 @@ _SHOT = Shot(
 )
 
 
-def answer_messages(question: str, chunk: Chunk) -> tuple[Message, ...]:
-    """The project's prompt over the oracle chunk alone; one worked example shows small teachers the form."""
-    return tuple(build_messages(question, [chunk], [_SHOT]))
+def answer_messages(question: str, chunks: Sequence[Chunk], hint: str = "") -> tuple[Message, ...]:
+    """The project's prompt over these chunks; one worked example shows small teachers the form. ``hint`` says how a
+    question of its type is answered; the student never sees it."""
+    return tuple(build_messages(f"{question} {hint}".strip(), chunks, [_SHOT]))
 
 
-def read_teacher_answer(question_id: str, question: str, text: str, chunk: Chunk) -> tuple[GroundedQuestion, Answer]:
+def read_teacher_answer(
+    question_id: str, question: str, text: str, chunks: Sequence[Chunk], kind: QuestionType = "factual"
+) -> tuple[GroundedQuestion, Answer]:
     """The question with the teacher's answer, and the parsed reply for the quality rules.
 
-    Quotes that stand verbatim in the chunk are kept in the chunk's own spelling, cut to the project's length;
-    the others are left out (the reply's own quotes show them).
+    Quotes that stand verbatim in a chunk are kept in the chunk's own spelling, cut to the project's length; the
+    others are left out (the reply's own quotes show them).
     """
     answer = parse_answer(text)
-    spans = [find_span(chunk.text, quote.text) for quote in answer.quotes]
-    quotes = dict.fromkeys(quote_around(chunk.text, span, answer.final) for span in spans if span is not None)
+    found = [_quoted(quote, answer.final, chunks) for quote in answer.quotes]
+    quotes = tuple(dict.fromkeys(passage for passage in found if passage is not None))[:MOST_QUOTES]
     reasoning = shorten(without_quotes(answer.reasoning))
     final = answer.final.strip().removesuffix(".")
+    if kind == "yesno":
+        final = _yes_or_no(final)
+    quoted = {quote.chunk_id for quote in quotes}
+    documents = dict.fromkeys(chunk.document_id for chunk in chunks if chunk.id in quoted or len(chunks) == 1)
     grounded = GroundedQuestion(
-        question_id, question, final, answer_type_of(final),
-        tuple(Passage(chunk.id, quote) for quote in quotes if quote)[:MOST_QUOTES], (chunk.document_id,), "teacher",
-        reasoning=reasoning, reasoning_source="teacher" if reasoning else "none",
+        question_id, question, final, answer_type_of(final), quotes, tuple(documents), "teacher",
+        reasoning=reasoning, reasoning_source="teacher" if reasoning else "none", question_type=kind,
     )  # fmt: skip
     return grounded, answer
+
+
+def _quoted(quote: Quote, answer: str, chunks: Sequence[Chunk]) -> Passage | None:
+    """Where the quote stands: in the chunk that it names, or else in any."""
+    named = (quote.document or 1) - 1
+    for chunk in (*chunks[named : named + 1], *chunks):
+        span = find_span(chunk.text, quote.text)
+        if span is not None and (text := quote_around(chunk.text, span, answer)):
+            return Passage(chunk.id, text)
+    return None
+
+
+def _yes_or_no(answer: str) -> str:
+    """``yes`` for "Yes, within 14 days": a closed answer is its first word."""
+    first = answer.split(maxsplit=1)[0].strip(",.;:").lower() if answer else ""
+    return first if first in ("yes", "no") else answer
+
+
+def candidate_answer(question_id: str, question: str, chunk: Chunk, candidate: Candidate) -> GroundedQuestion:
+    """The question whose answer was chosen first: its quote is the sentence that the answer was taken from."""
+    answer = " ".join(chunk.text[slice(*candidate.answer)].split())
+    quote = quote_around(chunk.text, candidate.sentence, answer)
+    return GroundedQuestion(
+        question_id, question, answer, answer_type_of(answer), (Passage(chunk.id, quote),), (chunk.document_id,),
+        "teacher", question_type="numeric" if candidate.kind == "number" else "factual",
+    )  # fmt: skip
+
+
+def unanswerable(question_id: str, question: str, chunk: Chunk) -> GroundedQuestion:
+    """A question about a chunk's subject that the documents do not answer."""
+    return GroundedQuestion(
+        question_id, question, "", "unanswerable", (), (chunk.document_id,), "teacher", question_type="unanswerable"
+    )
 
 
 def answer_type_of(answer: str) -> AnswerType:
@@ -103,18 +143,3 @@ def reasoning_faults(text: str, item: GroundedQuestion, chunks: Sequence[Chunk])
 def with_reasoning(item: GroundedQuestion, text: str) -> GroundedQuestion:
     """The question with the teacher's reasoning in place of its own."""
     return replace(item, reasoning=shorten(without_quotes(text)), reasoning_source="teacher")
-
-
-def target_of(item: GroundedQuestion, context: Sequence[str], present: bool, refuse: bool) -> str:
-    """The text the student learns to write over ``context`` (chunk ids in prompt order).
-
-    Quotes name the place of their chunk in this context, from 1. Where the oracle is absent there is nothing to
-    quote: the target is the refusal, or (not ``refuse``) the bare answer from memory. An unanswerable question
-    is always refused.
-    """
-    if present:
-        places: Mapping[str, int] = {chunk_id: place for place, chunk_id in enumerate(context, 1)}
-        return render_target(item.answer, item.reasoning, [Quote(q.text, places[q.chunk_id]) for q in item.quotes])
-    if refuse or item.answer_type == "unanswerable":
-        return render_refusal()
-    return render_target(item.answer, item.reasoning)

@@ -4,8 +4,9 @@
     train.jsonl       examples (records.RaftExample), ``draws`` drawings; the examples of a group stand together
     dev.jsonl         one drawing, only where the split has questions
     test.jsonl
-    chunks.jsonl      every chunk that an example refers to (records.Chunk)
-    rejected.jsonl    what the quality gate refused, and why (quality.py)
+    chunks.jsonl      every chunk that an example refers to (records.Chunk), made-up ones last
+    rejected.jsonl    what the quality gate refused, and why (gate.py)
+    README.md         the dataset card
 
 The teacher's replies go into a journal in the unfinished folder as they come; after a crash nothing that was
 answered is asked again. Replies are used in the order of the questions, whatever order they came in, so that a
@@ -17,74 +18,48 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from raft import artifacts
-from raft.config import GenerateRecipe
+from raft.config_generate import GenerateRecipe
 from raft.corpus.duplicates import near_duplicates
-from raft.dataset.answers import target_of
+from raft.dataset.card import write_card
 from raft.dataset.collect import (
-    Gate,
-    Progress,
-    Rules,
+    CANDIDATES,
+    QuestionPlan,
     SearchableIndex,
-    Teacher,
     chosen_chunks,
     explain,
     from_rows,
     from_teacher,
 )
-from raft.dataset.context import Asked, Context, ContextSettings, draw_contexts
-from raft.dataset.grounding import GroundedQuestion
-from raft.dataset.importers import read_questions
+from raft.dataset.context import ContextSettings, Policy
+from raft.dataset.entailment import load_entailment
+from raft.dataset.estimate import rows_of, teacher_tasks
+from raft.dataset.examples import ExampleSettings, Tally, counterfactuals, pool_of, settle, write_examples
+from raft.dataset.gate import Gate, Rules
 from raft.dataset.quality import also_answers
-from raft.dataset.split import leaks, split_by_document
-from raft.errors import InputError, UsageError
+from raft.dataset.split import Likeness, likeness_of
+from raft.dataset.summary import DatasetSummary, labels_of, licences_of, summarize
+from raft.dataset.teacher import Budget, Progress, Teacher
+from raft.dataset.verify import Checks, entail, flag, judge, round_trip
+from raft.errors import UsageError
 from raft.llm.chat import ChatModel
-from raft.prompts import REFUSAL
-from raft.records import Chunk, QaItem, RaftExample, Split, to_row
-from raft.rows import Journal, write_rows
+from raft.llm.replies import SIDE_FILES, Replies
+from raft.records import Chunk, QaItem, Split, to_row
+from raft.rows import write_rows
 
-JOURNAL = "journal.jsonl"
+JOURNAL = "replies.sqlite"
 _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
-_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "workers", "ray_address")
+_OF_MONEY = ("prompt_price", "completion_price", "budget_tokens", "budget_money", "cache")
 _NEAR_PER_PLACE = 4  # retriever's hits looked at for each place of a context
 _QUERIES_AT_ONCE = 256
-_CHARACTERS_PER_TOKEN = 4
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetSummary:
-    """What ``raft generate`` made: questions and examples by split, how often each rule refused, and one example.
-
-    ``oracle_share`` is the share of examples with their oracle among those of answerable questions;
-    ``reasoning`` counts questions by where their reasoning comes from.
-    """
-
-    out: Path
-    questions: Mapping[str, int]
-    examples: Mapping[str, int]
-    groups: int
-    refused: int
-    refused_by_rule: Mapping[str, int]
-    reasoning: Mapping[str, int]
-    oracle_share: float
-    sample: Mapping[str, Any]
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will ask of its teacher at most; tokens by rule of thumb (characters / 4)."""
-
-    chunks: int
-    questions: int
-    teacher_calls: int
-    prompt_tokens: int
-    completion_tokens: int
+def _silent(stage: str, done: int, total: int, note: str = "") -> None: ...
 
 
 def generate_dataset(
@@ -92,91 +67,154 @@ def generate_dataset(
     index: SearchableIndex,
     out: Path,
     teacher: ChatModel | None = None,
+    judge_model: ChatModel | None = None,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = _silent,
 ) -> DatasetSummary:
     """Make the dataset of ``recipe`` over an open index, as the artefact ``out``.
 
-    Raises UsageError without a teacher or existing questions; InputError for bad rows, or when no question is
-    left for an example; ArtifactError when ``out`` is taken or its unfinished work differs; EndpointError when
-    the teacher fails (go on with ``resume``; context, quality and split may then be others).
+    Raises UsageError without a teacher or existing questions, or without what a check needs; InputError for bad rows,
+    or when no question is left for an example; ArtifactError when ``out`` is taken or its unfinished work differs;
+    EndpointError when the teacher fails, CheckFailed when its budget is spent (go on with ``resume``; context,
+    quality and split may then be others).
     """
-    if teacher is None and recipe.from_qa is None:
-        raise UsageError("there is neither a teacher nor a file of questions", "Give --teacher or --from-qa")
+    _check_models(recipe, teacher, judge_model)
     artifacts.check_free(out, overwrite)
     inputs = {"index": index.fingerprint}
     if recipe.from_qa is not None:
-        inputs["from_qa"] = artifacts.hash_file(recipe.from_qa)
-    going_on = resume if teacher is not None else None  # without a teacher there is nothing worth keeping
+        inputs["from_qa"] = artifacts.hash_path(recipe.from_qa)
+    if recipe.questions.prompts is not None:
+        inputs["prompts"] = artifacts.hash_path(recipe.questions.prompts)
+    asks = teacher is not None or judge_model is not None  # without them there is nothing worth keeping
     with artifacts.writing(
-        out, "dataset", _identity(recipe), inputs, overwrite=overwrite, resume=going_on, may_change=_MAY_CHANGE
+        out,
+        "dataset",
+        _identity(recipe),
+        inputs,
+        overwrite=overwrite,
+        resume=resume if asks else None,
+        may_change=_MAY_CHANGE,
     ) as draft:
-        draft.scratch.append(draft.folder / JOURNAL)
-        with contextlib.closing(Journal(draft.folder / JOURNAL)) as journal:
-            asked = None if teacher is None else _teacher(recipe, teacher, journal)
-            gate, held_out = _collect(recipe, index, asked, progress)
-        alike = _near_duplicates(index.chunks)
-        strict = _stricter(index.chunks, held_out, alike)
-        items = _settle(recipe, gate, strict, alike)
-        examples = _draw(recipe, index, items, strict, alike, progress)
-        documents = _write(draft.folder, items, examples, gate, index.chunks)
-        summary = _summary(out, items, examples, gate, asked)
+        draft.scratch += [draft.folder / f"{JOURNAL}{end}" for end in ("", *SIDE_FILES)]
+        draft.scratch.append(draft.folder / CANDIDATES)
+        with contextlib.ExitStack() as open_files:
+            gate = Gate(draft.folder)
+            open_files.callback(gate.close)
+            draft.scratch.append(gate.scratch)
+            asking, reader = _teachers(recipe, teacher, judge_model, draft.folder, open_files)
+            held_out = _collect(recipe, index, asking, gate, draft.folder, progress)
+            likeness = _likeness(index.chunks)
+            near = _check(recipe, index, gate, asking, reader, likeness, progress)
+            splits, tally = _assemble(recipe, index, gate, held_out, likeness, near, draft.folder)
+            _write(draft.folder, gate, splits, tally, index)
+            summary = summarize(out, gate, splits, tally, [each for each in (asking, reader) if each is not None])
+            documents = {chunk.document_id for chunk in _named(index, tally)} | gate.documents
         facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
         draft.facts = {
             "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
-            "labels": _labels(index, documents), **facts,
+            "labels": labels_of(index, documents), **facts,
         }  # fmt: skip
+        write_card(
+            draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe),
+            licences=licences_of(index, sorted(documents)), sample=tally.sample,
+        )  # fmt: skip
     return summary
 
 
+def _check_models(recipe: GenerateRecipe, teacher: ChatModel | None, judge_model: ChatModel | None) -> None:
+    if teacher is None and recipe.from_qa is None:
+        raise UsageError("there is neither a teacher nor a file of questions", "Give --teacher or --from-qa")
+    if teacher is None and recipe.quality.round_trip != "off":
+        raise UsageError(
+            f"quality.round_trip is {recipe.quality.round_trip!r} and there is no teacher to ask", "Give --teacher"
+        )
+    if (judge_model is None) != (recipe.quality.judge is None):
+        raise UsageError("quality.judge and the judge model must be given together", "Set quality.judge.model")
+
+
 def _identity(recipe: GenerateRecipe) -> dict[str, Any]:
-    """The settings that the data depend on: not where they go, nor how fast the teacher is asked."""
+    """The settings that the data depend on: not where they go, nor how fast or for how much the teacher is asked."""
     settings = recipe.model_dump(mode="json", exclude={"out"})
-    for name in ("concurrency", "timeout_seconds", "max_retries", "batch_tokens"):
-        (settings["teacher"] or {}).pop(name, None)
+    for model in (settings["teacher"], settings["quality"]["judge"]):
+        for name in (*_OF_SPEED, *_OF_MONEY):
+            (model or {}).pop(name, None)
     return settings
 
 
-def _teacher(recipe: GenerateRecipe, model: ChatModel, journal: Journal) -> Teacher:
-    temperature = recipe.teacher.temperature if recipe.teacher is not None else 0.0
-    return Teacher(model, journal, max_tokens=recipe.questions.max_tokens, temperature=temperature, seed=recipe.seed)
+def _teachers(
+    recipe: GenerateRecipe,
+    teacher: ChatModel | None,
+    judge_model: ChatModel | None,
+    folder: Path,
+    open_files: contextlib.ExitStack,
+) -> tuple[Teacher | None, Teacher | None]:
+    """Who writes, and who judges; both keep their replies in the journal of the run."""
+    if teacher is None and judge_model is None:
+        return None, None
+    journal = Replies(folder / JOURNAL)
+    open_files.callback(journal.close)
+    chosen = recipe.teacher
+    cache = Replies(chosen.cache) if chosen is not None and chosen.cache is not None else None
+    if cache is not None:
+        open_files.callback(cache.close)
+    budget = Budget()
+    if chosen is not None:
+        budget = Budget(chosen.budget_tokens, chosen.budget_money, chosen.prompt_price, chosen.completion_price)
+
+    def asking(model: ChatModel, settings: Any, budget: Budget) -> Teacher:
+        source = None if settings is None else [settings.base_url, settings.adapter, settings.engine]
+        temperature = 0.0 if settings is None else settings.temperature
+        return Teacher(
+            model, journal, max_tokens=recipe.questions.max_tokens, temperature=temperature, seed=recipe.seed,
+            budget=budget, source=source, cache=cache,
+        )  # fmt: skip
+
+    return (
+        None if teacher is None else asking(teacher, chosen, budget),
+        None if judge_model is None else asking(judge_model, recipe.quality.judge, Budget()),
+    )
 
 
 def _collect(
-    recipe: GenerateRecipe, index: SearchableIndex, teacher: Teacher | None, progress: Progress
-) -> tuple[Gate, dict[str, Split]]:
-    """What passed the gate and what did not; and the documents of dev and test rows that were not to be used."""
-    rules = Rules(**recipe.quality.model_dump())
+    recipe: GenerateRecipe,
+    index: SearchableIndex,
+    teacher: Teacher | None,
+    gate: Gate,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Split]:
+    """Put through the gate what the recipe asks for; gives the documents of dev and test rows that were not to be
+    used."""
+    rules = _rules(recipe)
     writes = teacher_tasks(recipe)
-    gate, held_out, reserved = Gate(), dict[str, Split](), dict[str, Split]()
+    held_out, reserved = dict[str, Split](), dict[str, Split]()
     if recipe.from_qa is not None:
-        wanted, others = _rows(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)
-        gate, held_out = from_rows(wanted, index, rules), _held_out(others)
+        wanted, others = rows_of(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)
+        from_rows(wanted, index, gate, rules)
+        held_out = _held_out(others)
         if teacher is not None and "reasoning" in writes:
             explain(gate, index, teacher, progress)
         reserved = held_out | _held_out(wanted)
     if teacher is not None and "questions" in writes:
-        open_chunks = [chunk for chunk in index.chunks if chunk.document_id not in reserved]
-        chunks = chosen_chunks(open_chunks, recipe.questions.max_chunks, recipe.seed)
-        gate.extend(from_teacher(chunks, recipe.questions.per_chunk, teacher, rules, progress))
-    return gate, held_out
+        chunks = chosen_chunks(index.chunks, recipe.questions.max_chunks, recipe.seed, reserved)
+        from_teacher(chunks, _plan(recipe), index, teacher, gate, rules, folder, progress)
+    return held_out
 
 
-def teacher_tasks(recipe: GenerateRecipe) -> tuple[str, ...]:
-    """What a teacher is asked to write: as the recipe says, or what fits the rows there are."""
-    if recipe.teacher_writes is not None:
-        return recipe.teacher_writes
-    return ("questions",) if recipe.from_qa is None else ("reasoning",)
+def _rules(recipe: GenerateRecipe) -> Rules:
+    quality = recipe.quality
+    return Rules(
+        quality.min_question_words, quality.max_question_words, quality.max_answer_words, quality.min_answer_overlap
+    )
 
 
-def _rows(path: Path, splits: Sequence[Split], limit: int | None) -> tuple[list[QaItem], list[QaItem]]:
-    """The first ``limit`` rows of these splits (or of none), and all others."""
-    rows = read_questions(path)
-    fitting = [row for row in rows if row.split is None or row.split in splits]
-    used = {row.id for row in fitting[:limit]}
-    return fitting[:limit], [row for row in rows if row.id not in used]
+def _plan(recipe: GenerateRecipe) -> QuestionPlan:
+    asked = recipe.questions
+    return QuestionPlan(
+        asked.per_chunk, asked.types, asked.language, asked.prompts, asked.structured, asked.style, recipe.seed
+    )
 
 
 def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
@@ -187,209 +225,119 @@ def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
     return held
 
 
-def _near_duplicates(chunks: Iterable[Chunk]) -> dict[str, int]:
-    """Chunk id -> group, for the chunks that say nearly the same words as another one."""
-    ids, texts = [], []
-    for chunk in chunks:
-        ids.append(chunk.id)
-        texts.append(chunk.text)
-    groups = near_duplicates(texts)
+def _likeness(chunks: Sequence[Chunk]) -> Likeness:
+    """The near-duplicates among the chunks, and what they say of their documents."""
+    groups = near_duplicates(_Texts(chunks))
     size = Counter(groups)
-    return {name: group for name, group in zip(ids, groups, strict=True) if size[group] > 1}
+    ids = (chunk.id for chunk in chunks)
+    alike = {name: group for name, group in zip(ids, groups, strict=True) if size[group] > 1}
+    return likeness_of(chunks, alike)
 
 
-def _groups_of(items: Iterable[GroundedQuestion], alike: Mapping[str, int]) -> set[int]:
-    """The groups of near-duplicates that the questions' oracles stand in."""
-    return {alike[name] for item in items for name in item.oracle_ids if name in alike}
+class _Texts(Sequence[str]):
+    """The texts of chunks, each read when it is wanted."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._chunks[at].text
+
+    def __iter__(self) -> Iterator[str]:
+        return (chunk.text for chunk in self._chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stricter:
-    """The documents of dev and test rows that were not to be used, and the near-duplicate groups of their chunks."""
-
-    documents: Mapping[str, Split]
-    groups: frozenset[int]
-
-
-def _stricter(chunks: Iterable[Chunk], held_out: Mapping[str, Split], alike: Mapping[str, int]) -> _Stricter:
-    held = (chunk.id for chunk in chunks if chunk.document_id in held_out) if held_out else ()
-    return _Stricter(held_out, frozenset(alike[name] for name in held if name in alike))
-
-
-def _settle(
-    recipe: GenerateRecipe, gate: Gate, held_out: _Stricter, alike: Mapping[str, int]
-) -> list[GroundedQuestion]:
-    """The questions that examples can be made of, each in its split. Raises InputError when none is left."""
-    places = recipe.context.distractor_range[1] + 1
-    gate.refuse_where({item.id: "more_oracles_than_places" for item in gate.accepted if len(item.oracle_ids) > places})
-    splits = split_by_document(gate.accepted, recipe.split.dev, recipe.split.test, recipe.seed)
-    gate.refuse_where(dict.fromkeys(leaks(gate.accepted, splits, held_out.documents), "document_of_stricter_split"))
-    strict = held_out.groups | _groups_of((item for item in gate.accepted if splits[item.id] != "train"), alike)
-    trained = [item for item in gate.accepted if splits[item.id] == "train" and _groups_of([item], alike) & strict]
-    gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in trained})
-    if not any(item.oracle_ids for item in gate.accepted):
-        refused = ", ".join(f"{rule} {count}" for rule, count in gate.by_rule().items())
-        raise InputError(
-            f"no question is left to make an example of (refused: {refused or 'none, there was no question'})",
-            "Change the questions, the teacher or the quality settings",
-        )
-    return [replace(item, split=splits[item.id]) for item in gate.accepted]
-
-
-def _draw(
+def _check(
     recipe: GenerateRecipe,
     index: SearchableIndex,
-    items: Sequence[GroundedQuestion],
-    held_out: _Stricter,
-    alike: Mapping[str, int],
+    gate: Gate,
+    teacher: Teacher | None,
+    reader: Teacher | None,
+    likeness: Likeness,
     progress: Progress,
-) -> dict[Split, list[RaftExample]]:
-    """The examples of each split that has questions."""
-    settings = recipe.context
-    places = settings.distractor_range[1] + 1
-    drawing = ContextSettings(
-        settings.oracle_fraction,
-        settings.distractor_range,
-        settings.policy,
-        settings.questions_per_context,
-        recipe.seed,
-    )
-    near = _near_ids(items, index, _NEAR_PER_PLACE * places, progress)
-    answers_too = also_answers(items, lambda chunk_id: index.chunk(chunk_id).text, alike)
-    everywhere, in_train = _pools(index.chunks, items, held_out, alike)
-    known = {item.id: item for item in items}
-    examples: dict[Split, list[RaftExample]] = {}
-    for split in _SPLITS:
-        asked = [Asked(item.id, item.oracle_ids, near[item.id]) for item in items if item.split == split]
-        pool = in_train if split == "train" else everywhere
-        draws = range(settings.draws if split == "train" else 1)
-        contexts = [c for draw in draws for c in draw_contexts(asked, pool, answers_too, drawing, draw)]
-        made = [example for c in contexts for example in _of_context(c, known, settings.oracle_absent == "refuse")]
-        if made:
-            examples[split] = made
-    return examples
-
-
-def _pools(
-    chunks: Iterable[Chunk],
-    items: Sequence[GroundedQuestion],
-    held_out: _Stricter,
-    alike: Mapping[str, int],
-) -> tuple[list[str], list[str]]:
-    """The chunks that may be distractors, and those that may in train: documents that dev or test questions rest on
-    are not even that, nor are near-duplicates of their oracles, or of any chunk of a document whose questions were not
-    to be used."""
-    strict_items = [item for item in items if item.split != "train"]
-    documents = {name for item in strict_items for name in item.document_ids} | set(held_out.documents)
-    groups = held_out.groups | _groups_of(strict_items, alike)
-    document_of = {chunk.id: chunk.document_id for chunk in chunks}
-    in_train = [
-        name for name, document in document_of.items() if document not in documents and alike.get(name) not in groups
-    ]
-    return list(document_of), in_train
-
-
-def _near_ids(
-    items: Sequence[GroundedQuestion], index: SearchableIndex, k: int, progress: Progress
 ) -> dict[str, tuple[str, ...]]:
+    """Ask of the accepted questions what the recipe wants to know; gives the retriever's hits by question."""
+    quality, places = recipe.quality, recipe.context.distractor_range[1] + 1
+    checks = Checks(quality.retriever_k, quality.keep_unfound, quality.keep_pii, quality.round_trip)
+    near = _near_ids(gate, index, max(_NEAR_PER_PLACE * places, quality.retriever_k), progress)
+    flag(gate, near, checks)
+    if teacher is not None:
+        answers = also_answers(list(gate), lambda name: index.chunk(name).text, likeness.groups)
+        round_trip(gate, near, answers, index, teacher, checks, progress, recipe.seed)
+    if quality.entailment_model is not None:
+        entail(gate, index, load_entailment(quality.entailment_model), quality.min_entailment, progress)
+    if reader is not None:
+        judge(gate, index, reader, progress)
+    return near
+
+
+def _near_ids(gate: Gate, index: SearchableIndex, k: int, progress: Progress) -> dict[str, tuple[str, ...]]:
     """Question id -> the retriever's best ``k`` chunks."""
     found: dict[str, tuple[str, ...]] = {}
-    for at in range(0, len(items), _QUERIES_AT_ONCE):
-        batch = items[at : at + _QUERIES_AT_ONCE]
-        hits = index.search([item.question for item in batch], min(k, len(index.chunks)))
-        found |= {item.id: tuple(hit.chunk.id for hit in row) for item, row in zip(batch, hits, strict=True)}
-        progress("distractors", len(found), len(items))
+    names: dict[str, str] = {}  # each id once, however many questions come near it
+    total, k = len(gate), min(k, len(index.chunks))
+    for batch in _batches(((item.id, item.question) for item in gate), _QUERIES_AT_ONCE):
+        hits = index.search([question for _, question in batch], k)
+        for (key, _), row in zip(batch, hits, strict=True):
+            found[key] = tuple(names.setdefault(hit.chunk.id, hit.chunk.id) for hit in row)
+        progress("distractors", len(found), total)
     return found
 
 
-def _of_context(context: Context, known: Mapping[str, GroundedQuestion], refuse: bool) -> Iterator[RaftExample]:
-    for member in context.members:
-        item, present = known[member.question_id], member.oracle_present
-        refused = not present and (refuse or item.answer_type == "unanswerable")
-        yield RaftExample(
-            id=f"{item.id}@{context.draw}",
-            question_id=item.id,
-            question=item.question,
-            answer=REFUSAL if refused else item.answer,
-            target=target_of(item, context.chunk_ids, present, refuse),
-            answer_type=item.answer_type,
-            context=context.chunk_ids,
-            oracle_ids=item.oracle_ids,
-            oracle_present=present,
-            group=context.group,
-            draw=context.draw,
-        )
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
-def _write(
+def _assemble(
+    recipe: GenerateRecipe,
+    index: SearchableIndex,
+    gate: Gate,
+    held_out: Mapping[str, Split],
+    likeness: Likeness,
+    near: Mapping[str, tuple[str, ...]],
     folder: Path,
-    items: Sequence[GroundedQuestion],
-    examples: Mapping[Split, Sequence[RaftExample]],
-    gate: Gate,
-    chunks: Sequence[Chunk],
-) -> set[str]:
-    """Write the files of the dataset; returns the documents whose words are in it."""
-    for split in _SPLITS:  # a run that was stopped in its last step may have had other splits
-        (folder / f"{split}.jsonl").unlink(missing_ok=True)
-    for split, rows in examples.items():
-        write_rows(folder / f"{split}.jsonl", map(to_row, rows))
-    named = {name for rows in examples.values() for row in rows for name in (*row.context, *row.oracle_ids)}
-    kept = [chunk for chunk in chunks if chunk.id in named]
-    write_rows(folder / "chunks.jsonl", map(to_row, kept))
-    write_rows(folder / "questions.jsonl", map(to_row, items))
-    write_rows(folder / "rejected.jsonl", gate.rejected)
-    return {chunk.document_id for chunk in kept}.union(*(item.document_ids for item in items))
+) -> tuple[dict[str, Split], Tally]:
+    """Split the questions and write the examples; gives the split of each question and what the examples come to."""
+    chosen = recipe.context
+    places = chosen.distractor_range[1] + 1
+    splits = settle(gate, (recipe.split.dev, recipe.split.test), places, held_out, likeness, recipe.seed)
+    mix: dict[Policy, float] = {policy: share for policy, share in chosen.mix.items()}
+    drawing = ContextSettings(
+        chosen.oracle_fraction, chosen.distractor_range, chosen.policy, chosen.questions_per_context, recipe.seed,
+        mix,
+    )  # fmt: skip
+    settings = ExampleSettings(drawing, chosen.draws, chosen.oracle_absent == "refuse", chosen.reasoning)
+    edited = chosen.policy == "counterfactual" or (chosen.policy == "mixed" and chosen.mix.get("counterfactual", 0))
+    made_up = counterfactuals(gate, index, recipe.seed) if edited else {}
+    texts = {chunk.id: chunk.text for chunks in made_up.values() for chunk in chunks}
+    answers = also_answers(list(gate), lambda name: texts.get(name) or index.chunk(name).text, likeness.groups)
+    pool = pool_of(index.chunks, gate, splits, held_out, likeness)
+    tally = write_examples(folder, gate, splits, near, answers, index, pool, settings, made_up)
+    return splits, tally
 
 
-def _labels(index: SearchableIndex, documents: Iterable[str]) -> list[str]:
-    """The access labels of these documents: who lacks one must not see the dataset, nor ask what is tuned on it."""
-    return sorted({label for name in documents for label in index.document(name).metadata.get("labels", ())})
+def _write(folder: Path, gate: Gate, splits: Mapping[str, Split], tally: Tally, index: SearchableIndex) -> None:
+    """Write the questions and the chunks; ``rejected.jsonl`` and the examples are written already."""
+    made_up = sorted(tally.named.intersection(tally.made_up))
+
+    def chunks() -> Iterator[Chunk]:
+        yield from _named(index, tally)
+        yield from (tally.made_up[name] for name in made_up)
+
+    write_rows(folder / "chunks.jsonl", map(to_row, chunks()))
+    write_rows(folder / "questions.jsonl", (to_row(item) | {"split": splits[item.id]} for item in gate))
 
 
-def _summary(
-    out: Path,
-    items: Sequence[GroundedQuestion],
-    examples: Mapping[Split, Sequence[RaftExample]],
-    gate: Gate,
-    teacher: Teacher | None,
-) -> DatasetSummary:
-    rows = [row for made in examples.values() for row in made]
-    answerable = [row for row in rows if row.oracle_ids]
-    accepted = {item.id for item in items}
-    replies = teacher.used if teacher is not None else []
-    return DatasetSummary(
-        out=out,
-        questions=dict(Counter(str(item.split) for item in items)),
-        examples={split: len(made) for split, made in examples.items()},
-        groups=len({row.group for row in rows}),
-        refused=len({row["id"] for row in gate.rejected} - accepted),
-        refused_by_rule=gate.by_rule(),
-        reasoning=dict(Counter(item.reasoning_source for item in items)),
-        oracle_share=round(sum(row.oracle_present for row in answerable) / len(answerable), 4),
-        sample=to_row(next((row for row in rows if row.oracle_present), rows[0])),
-        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
-        completion_tokens=sum(reply.completion_tokens for reply in replies),
-    )
-
-
-def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
-    """What the recipe asks of its teacher over these chunks, before anything is asked.
-
-    Raises InputError for bad rows of ``from_qa``.
-    """
-    tasks = teacher_tasks(recipe) if recipe.teacher is not None else ()
-    rows = _rows(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)[0] if recipe.from_qa is not None else []
-    explained = sum(row.answer_type != "unanswerable" for row in rows) if "reasoning" in tasks else 0
-    typical = sum(len(chunk.text) for chunk in chunks) // max(1, len(chunks)) // _CHARACTERS_PER_TOKEN
-    chosen = chosen_chunks(chunks, recipe.questions.max_chunks, recipe.seed) if "questions" in tasks else []
-    each = recipe.questions.per_chunk
-    shown = sum(len(chunk.text) // _CHARACTERS_PER_TOKEN for chunk in chosen)
-    written = each * len(chosen)
-    asking = shown * (1 + each) + 100 * len(chosen) + 350 * written  # 350: system text and worked example
-    return Estimate(
-        chunks=len(chosen) or len(chunks),
-        questions=len(rows) + written,
-        teacher_calls=explained + len(chosen) + written,
-        prompt_tokens=explained * (typical + 100) + asking,
-        completion_tokens=explained * 40 + (30 + 80) * written,
-    )
+def _named(index: SearchableIndex, tally: Tally) -> Iterator[Chunk]:
+    """The chunks of the index that an example refers to, in its order."""
+    return (chunk for chunk in index.chunks if chunk.id in tally.named)

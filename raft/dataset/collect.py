@@ -1,43 +1,59 @@
 """Questions that pass the quality gate: from a teacher, or from existing rows.
 
-One row of the journal that a teacher's replies go into as they come (llm/chat.py, ChatReply)::
+Each stage asks all that it has to ask before the next begins, and reads the replies in the order of the questions,
+whatever order they came in. One question on its way, as a row of the scratch file ``candidates.spool``::
 
-    {"key": "answers/teacher-3f0a.../5d1e0c...", "text": "Document [1] says ...", "prompt_tokens": 310,
-     "completion_tokens": 41, "truncated": false, "error": null}
+    {"id": "teacher-3f0a...", "question": "What is the first dose of Corvalexin?", "kind": "factual",
+     "chunk_ids": ["formulary/corvalexin.md#0"], "candidate": null}
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
 
 from raft.artifacts import digest
 from raft.config import SearchMode
 from raft.dataset.answers import (
     answer_messages,
+    candidate_answer,
     read_teacher_answer,
     reasoning_faults,
     reasoning_messages,
+    unanswerable,
     with_reasoning,
 )
+from raft.dataset.candidates import Candidate, answer_candidates
+from raft.dataset.gate import Gate, Rules
 from raft.dataset.grounding import GroundedQuestion, ground
-from raft.dataset.quality import answer_faults, duplicates, question_faults, reply_faults
-from raft.dataset.questions import parse_questions, question_messages
-from raft.errors import EndpointError
-from raft.llm.chat import ChatModel, ChatReply, ChatRequest
-from raft.prompts import Message
-from raft.records import Chunk, Document, Hit, QaItem
-from raft.rows import Journal
+from raft.dataset.quality import duplicates, form_faults, reply_faults
+from raft.dataset.question_replies import parse_question, parse_questions
+from raft.dataset.questions import (
+    QUESTIONS_SCHEMA,
+    PromptName,
+    QuestionPrompt,
+    cloze_messages,
+    load_prompts,
+    question_messages,
+)
+from raft.dataset.support import same_answer
+from raft.dataset.teacher import Progress, Prompt, Teacher
+from raft.llm.chat import ChatReply
+from raft.prompts import parse_answer
+from raft.records import Chunk, Document, Hit, QaItem, QuestionType
+from raft.rows import Spool
 
 LEAST_CHUNK_WORDS = 12  # nothing worth asking stands in less
-_FIRST_REPLIES = 20  # so many replies before failures are judged while asking
-
-Progress = Callable[[str, int, int], None]
-"""Told a stage, how much of it is done, and of how much."""
+CANDIDATES = "candidates.spool"
+_PAIRED: tuple[QuestionType, ...] = ("multihop", "comparison")
+_PARTNER_HITS = 8  # looked at for a chunk to ask about together with another one
+_REFUSAL_CHUNKS = 4  # an unanswerable question must be refused over so many of the retriever's best
+_QUERIES_AT_ONCE = 256
 
 
 class SearchableIndex(Protocol):
@@ -56,152 +72,235 @@ class SearchableIndex(Protocol):
     def search(self, queries: Sequence[str], k: int, mode: SearchMode = "fused") -> list[list[Hit]]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The bounds of the quality gate (config.QualityRecipe)."""
+@dataclass(frozen=True)
+class QuestionPlan:
+    """What is asked of the teacher (config_generate.QuestionsRecipe)."""
 
-    min_question_words: int
-    max_question_words: int
-    max_answer_words: int
-    min_answer_overlap: float
+    per_chunk: int
+    types: Mapping[QuestionType, float]
+    language: str | None
+    prompts: Path | None
+    structured: bool
+    style: str
+    seed: int
 
-    def of_question(self, question: str) -> list[str]:
-        return question_faults(question, self.min_question_words, self.max_question_words)
+    @cached_property
+    def by_kind(self) -> Mapping[PromptName, QuestionPrompt]:
+        return load_prompts(self.prompts)
 
-    def of_answer(self, item: GroundedQuestion, oracles: Mapping[str, str]) -> list[str]:
-        return answer_faults(item, oracles, self.max_answer_words, self.min_answer_overlap)
-
-
-@dataclass
-class Gate:
-    """The questions accepted so far, in a fixed order, and the rows of ``rejected.jsonl``."""
-
-    accepted: list[GroundedQuestion] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
-
-    def refuse(self, key: str, question: str, answer: str, reasons: Sequence[str], said: str = "") -> None:
-        row = {"id": key, "question": question, "answer": answer, "reasons": list(reasons)}
-        self.rejected.append(row | ({"said": said} if said else {}))
-
-    def judge(self, item: GroundedQuestion, reasons: Sequence[str], said: str = "") -> None:
-        """Accept the question when there is no reason against it."""
-        if reasons:
-            self.refuse(item.id, item.question, item.answer, reasons, said)
-        else:
-            self.accepted.append(item)
-
-    def extend(self, other: Gate) -> None:
-        """Take over what another gate decided; questions that repeat one accepted here are refused."""
-        self.accepted += other.accepted
-        self.rejected += other.rejected
-        self.refuse_where(duplicates([(item.id, item.question) for item in self.accepted]))
-
-    def refuse_where(self, reasons: Mapping[str, str]) -> None:
-        """Refuse those accepted questions whose id has a reason."""
-        kept, self.accepted = self.accepted, []
-        for item in kept:
-            self.judge(item, [reasons[item.id]] if item.id in reasons else [])
-
-    def by_rule(self) -> dict[str, int]:
-        """How often each rule refused."""
-        return dict(Counter(reason for row in self.rejected for reason in row["reasons"]).most_common())
+    def kind_of(self, chunk_id: str) -> QuestionType:
+        """The type of question asked about a chunk, drawn by a hash of the seed and the chunk."""
+        at = int(digest([self.seed, "kind", chunk_id])[:13], 16) / 16**13 * sum(self.types.values())
+        for kind, share in self.types.items():
+            at -= share
+            if at < 0:
+                return kind
+        return next(kind for kind, share in self.types.items() if share)
 
 
-class Teacher:
-    """A chat model whose replies survive a crash: what the journal holds is not asked again.
-
-    A request's key is made of its words, so a reply never answers another prompt. Failed calls are not
-    journalled: a resumed run tries them again.
-    """
-
-    def __init__(self, model: ChatModel, journal: Journal, *, max_tokens: int, temperature: float, seed: int) -> None:
-        self.used: list[ChatReply] = []
-        self._model = model
-        self._journal = journal
-        self._max_tokens = max_tokens
-        self._temperature = temperature
-        self._seed = seed
-        self._known = {row["key"]: ChatReply(**row) for row in journal.rows}
-
-    def ask(
-        self, stage: str, prompts: Iterable[tuple[str, tuple[Message, ...]]], total: int, progress: Progress
-    ) -> dict[str, ChatReply]:
-        """Name -> reply for ``total`` (name, prompt) pairs, failed calls among them.
-
-        Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end.
-        """
-        names: dict[str, str] = {}
-        replies: dict[str, ChatReply] = {}
-        failed = 0
-        # every ChatModel answers with a generator; closing it cancels what is in flight
-        asking = cast(
-            "Generator[ChatReply, None, None]", self._model.complete(self._new(stage, prompts, names, replies))
-        )
-        with contextlib.closing(asking):
-            for asked, reply in enumerate(asking, 1):
-                replies[names.pop(reply.key)] = reply
-                if reply.error is None:
-                    self._journal.append(asdict(reply))
-                else:
-                    failed += 1
-                    if asked >= _FIRST_REPLIES:
-                        self._check(failed, asked, reply.error)
-                progress(stage, len(replies), total)
-        errors = [reply.error for reply in replies.values() if reply.error is not None]
-        if errors:
-            self._check(failed, len(replies), errors[-1])
-        self.used += replies.values()
-        return replies
-
-    def _new(
-        self,
-        stage: str,
-        prompts: Iterable[tuple[str, tuple[Message, ...]]],
-        names: dict[str, str],
-        replies: dict[str, ChatReply],
-    ) -> Iterator[ChatRequest]:
-        """The requests that the journal does not answer; its replies go into ``replies``."""
-        for name, messages in prompts:
-            key = f"{stage}/{name}/{digest([[m.role, m.content] for m in messages])[:16]}"
-            if key in self._known:
-                replies[name] = self._known[key]
-                continue
-            names[key] = name
-            yield ChatRequest(key, messages, self._max_tokens, self._temperature, self._seed)
-
-    def _check(self, failed: int, asked: int, error: str) -> None:
-        if 2 * failed > asked:
-            raise EndpointError(
-                f"{failed} of {asked} calls of the teacher {self._model.name} failed, the last with: {error}",
-                "Mend the cause and go on with --resume: nothing that was answered is lost",
-            )
-
-
-def chosen_chunks(chunks: Sequence[Chunk], most: int | None, seed: int) -> list[Chunk]:
-    """The chunks to ask about, in their order: those long enough, and a seeded draw when there are more than
-    ``most``."""
-    long = [chunk for chunk in chunks if len(chunk.text.split()) >= LEAST_CHUNK_WORDS]
+def chosen_chunks(chunks: Sequence[Chunk], most: int | None, seed: int, without: Mapping[str, Any]) -> list[str]:
+    """The ids of the chunks to ask about, in their order: those long enough, of no document that is in ``without``,
+    and a seeded draw when there are more than ``most``."""
+    long = [
+        chunk.id
+        for chunk in chunks
+        if len(chunk.text.split()) >= LEAST_CHUNK_WORDS and chunk.document_id not in without
+    ]
     if most is None or len(long) <= most:
         return long
-    drawn = {chunk.id for chunk in heapq.nsmallest(most, long, key=lambda chunk: digest([seed, chunk.id]))}
-    return [chunk for chunk in long if chunk.id in drawn]
+    drawn = set(heapq.nsmallest(most, long, key=lambda name: digest([seed, name])))
+    return [name for name in long if name in drawn]
 
 
-def from_teacher(chunks: Sequence[Chunk], per_chunk: int, teacher: Teacher, rules: Rules, progress: Progress) -> Gate:
-    """The questions that the teacher wrote about the chunks, and answered, as far as they pass the gate."""
-    gate = Gate()
-    asked = _teacher_questions(chunks, per_chunk, teacher, rules, gate, progress)
-    prompts = ((key, answer_messages(question, chunk)) for key, question, chunk in asked)
-    replies = teacher.ask("answers", prompts, len(asked), progress)
-    for key, question, chunk in asked:
-        reply = replies[key]
-        if faults := _unusable(reply):
-            gate.refuse(key, question, "", faults, reply.error or reply.text)
-            continue
-        item, answer = read_teacher_answer(key, question, reply.text, chunk)
-        faults = [*reply_faults(answer, len(item.quotes)), *rules.of_answer(item, {chunk.id: chunk.text})]
-        gate.judge(item, list(dict.fromkeys(faults)), reply.text)
-    return gate
+def from_teacher(
+    chunk_ids: Sequence[str],
+    plan: QuestionPlan,
+    index: SearchableIndex,
+    teacher: Teacher,
+    gate: Gate,
+    rules: Rules,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Put through the gate what the teacher asks about the chunks and answers from them."""
+    with contextlib.closing(Spool(folder / CANDIDATES)) as spool:
+        asking = _Asking(plan, index, teacher, gate, rules, spool, progress)
+        if plan.style == "answer_first":
+            asking.clozes(chunk_ids)
+        else:
+            asking.questions(chunk_ids)
+        asking.answers()
+
+
+class _Asking:
+    """The two stages of one run: questions about chunks, then their answers."""
+
+    def __init__(
+        self,
+        plan: QuestionPlan,
+        index: SearchableIndex,
+        teacher: Teacher,
+        gate: Gate,
+        rules: Rules,
+        spool: Spool,
+        progress: Progress,
+    ) -> None:
+        self._plan, self._index, self._teacher, self._gate = plan, index, teacher, gate
+        self._rules, self._spool, self._progress = rules, spool, progress
+
+    # --- questions -------------------------------------------------------------------------------------------------
+
+    def questions(self, chunk_ids: Sequence[str]) -> None:
+        """Ask for questions about each chunk, or about a chunk and its partner."""
+        partners = self._partners([name for name in chunk_ids if self._plan.kind_of(name) in _PAIRED])
+        most = self._plan.per_chunk
+
+        def passes(name: str, reply: ChatReply) -> bool:
+            return bool(parse_questions(reply.text, most))
+
+        self._teacher.ask(
+            "questions", (p for p, _, _ in self._wishes(chunk_ids, partners)), len(chunk_ids), self._progress, passes
+        )
+        for prompt, kind, chunks in self._wishes(chunk_ids, partners):
+            reply = self._teacher.reply(prompt)
+            found = parse_questions(reply.text, most) if reply.error is None else []
+            self._take_questions(prompt.name, reply, kind, chunks, [(question, None) for question in found])
+
+    def _wishes(
+        self, chunk_ids: Sequence[str], partners: Mapping[str, str]
+    ) -> Iterator[tuple[Prompt, QuestionType, list[Chunk]]]:
+        for name in chunk_ids:
+            kind = self._plan.kind_of(name)
+            if kind in _PAIRED and name not in partners:
+                kind = "factual"  # a store of one chunk has nothing to compare it with
+            chunks = [self._index.chunk(each) for each in (name, *([partners[name]] if kind in _PAIRED else []))]
+            messages = question_messages(
+                self._plan.by_kind[kind], chunks, self._plan.per_chunk, self._plan.language, self._plan.structured
+            )
+            yield Prompt(name, messages, QUESTIONS_SCHEMA if self._plan.structured else None), kind, chunks
+
+    def _partners(self, chunk_ids: Sequence[str]) -> dict[str, str]:
+        """Chunk id -> the chunk to ask about beside it: the nearest of its document, or else the nearest of all. (Two
+        documents that share a question can no longer be split between train and test.)"""
+        partners = {}
+        for at in range(0, len(chunk_ids), _QUERIES_AT_ONCE):
+            batch = [self._index.chunk(name) for name in chunk_ids[at : at + _QUERIES_AT_ONCE]]
+            hits = self._index.search([chunk.text for chunk in batch], _PARTNER_HITS)
+            for chunk, row in zip(batch, hits, strict=True):
+                near = [hit.chunk for hit in row if hit.chunk.id != chunk.id and hit.chunk.text != chunk.text]
+                best = min(near, key=lambda other, own=chunk.document_id: other.document_id != own, default=None)  # type: ignore[misc]
+                if best is not None:
+                    partners[chunk.id] = best.id
+        return partners
+
+    def clozes(self, chunk_ids: Sequence[str]) -> None:
+        """Ask for the question to each answer that the rules choose."""
+        total = sum(1 for _ in self._holes(chunk_ids))
+        self._teacher.ask("questions", (p for p, _, _ in self._holes(chunk_ids)), total, self._progress)
+        for prompt, chunk, candidate in self._holes(chunk_ids):
+            reply = self._teacher.reply(prompt)
+            question = parse_question(reply.text) if reply.error is None else None
+            kind: QuestionType = "numeric" if candidate.kind == "number" else "factual"
+            found = [(question, asdict(candidate))] if question else []
+            self._take_questions(prompt.name, reply, kind, [chunk], found)
+
+    def _holes(self, chunk_ids: Sequence[str]) -> Iterator[tuple[Prompt, Chunk, Candidate]]:
+        prompt = self._plan.by_kind["answer_first"]
+        for name in chunk_ids:
+            chunk = self._index.chunk(name)
+            for n, candidate in enumerate(answer_candidates(chunk, self._plan.per_chunk, self._plan.seed)):
+                messages = cloze_messages(prompt, chunk, candidate, self._plan.language)
+                yield Prompt(f"{name}/{n}", messages), chunk, candidate
+
+    def _take_questions(
+        self,
+        name: str,
+        reply: ChatReply,
+        kind: QuestionType,
+        chunks: Sequence[Chunk],
+        found: Sequence[tuple[str, dict[str, Any] | None]],
+    ) -> None:
+        ids, documents = [chunk.id for chunk in chunks], list(dict.fromkeys(chunk.document_id for chunk in chunks))
+        if not found:
+            reasons = _unusable(reply) or ["no_question"]
+            self._gate.refuse(name, "", "", reasons, reply.error or reply.text, kind=kind, document_ids=documents)
+        for question, candidate in found:
+            key = f"teacher-{digest([*ids, question])[:16]}"
+            if faults := self._rules.of_question(question):
+                self._gate.refuse(key, question, "", faults, kind=kind, document_ids=documents)
+            else:
+                self._spool.append(
+                    {"id": key, "question": question, "kind": kind, "chunk_ids": ids, "candidate": candidate}
+                )
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def answers(self) -> None:
+        """Ask for the answer to each question that repeats none before it."""
+        accepted = [(item.id, item.question) for item in self._gate]
+        repeats = duplicates([*accepted, *((row["id"], row["question"]) for row in self._spool)])
+        kept = []
+        for at, row in enumerate(self._spool):
+            if row["id"] in repeats:
+                self._gate.refuse(row["id"], row["question"], "", [repeats[row["id"]]], kind=row["kind"])
+            else:
+                kept.append(at)
+        shown = self._shown([at for at in kept if self._spool[at]["kind"] == "unanswerable"])
+
+        def prompts() -> Iterator[Prompt]:
+            for at in kept:
+                row = self._spool[at]
+                yield Prompt(str(at), self._answer_messages(row, self._chunks(row, shown.get(at))))
+
+        def passes(name: str, reply: ChatReply) -> bool:
+            row = self._spool[int(name)]
+            return not self._judged(row, reply, shown.get(int(name)))[1]
+
+        self._teacher.ask("answers", prompts(), len(kept), self._progress, passes)
+        for at, prompt in zip(kept, prompts(), strict=True):
+            reply, row = self._teacher.reply(prompt), self._spool[at]
+            item, faults = self._judged(row, reply, shown.get(at))
+            self._gate.judge(item, faults, reply.error or reply.text)
+
+    def _chunks(self, row: Mapping[str, Any], shown: Sequence[str] | None) -> list[Chunk]:
+        return [self._index.chunk(name) for name in shown or row["chunk_ids"]]
+
+    def _answer_messages(self, row: Mapping[str, Any], chunks: Sequence[Chunk]) -> Any:
+        hint = self._plan.by_kind[row["kind"]].answer_hint if row["candidate"] is None else ""
+        return answer_messages(row["question"], chunks, hint)
+
+    def _shown(self, rows: Sequence[int]) -> dict[int, list[str]]:
+        """Row -> the chunks over which an unanswerable question must be refused: its own and the retriever's best."""
+        shown = {}
+        for start in range(0, len(rows), _QUERIES_AT_ONCE):
+            batch = [(at, self._spool[at]) for at in rows[start : start + _QUERIES_AT_ONCE]]
+            hits = self._index.search([row["question"] for _, row in batch], _REFUSAL_CHUNKS)
+            for (at, row), found in zip(batch, hits, strict=True):
+                shown[at] = list(dict.fromkeys([*row["chunk_ids"], *(hit.chunk.id for hit in found)]))
+        return shown
+
+    def _judged(
+        self, row: Mapping[str, Any], reply: ChatReply, shown: Sequence[str] | None
+    ) -> tuple[GroundedQuestion, list[str]]:
+        """The question as the reply answers it, and what is wrong with that."""
+        chunks = self._chunks(row, shown)
+        if row["kind"] == "unanswerable":
+            item = unanswerable(row["id"], row["question"], chunks[0])
+            refused = reply.error is None and parse_answer(reply.text).abstained
+            return item, _unusable(reply) or ([] if refused else ["unanswerable_is_answered"])
+        if row["candidate"] is not None:
+            spans = {name: tuple(row["candidate"][name]) for name in ("sentence", "answer")}
+            item = candidate_answer(row["id"], row["question"], chunks[0], Candidate(**row["candidate"] | spans))
+            said = parse_answer(reply.text)
+            again = reply.error is None and same_answer(item.answer, said.final, item.answer_type)
+            faults = _unusable(reply) if reply.error else ([] if again else ["oracle_does_not_answer"])
+        else:
+            item, said = read_teacher_answer(row["id"], row["question"], reply.text, chunks, row["kind"])
+            faults = _unusable(reply) or reply_faults(said, len(item.quotes))
+        if not _unusable(reply):
+            faults += self._rules.of_answer(item, {chunk.id: chunk.text for chunk in chunks})
+            faults += form_faults(item)
+        return item, list(dict.fromkeys(faults))
 
 
 def _unusable(reply: ChatReply) -> list[str]:
@@ -211,59 +310,44 @@ def _unusable(reply: ChatReply) -> list[str]:
     return ["reply_cut"] if reply.truncated else []
 
 
-def _teacher_questions(
-    chunks: Sequence[Chunk], per_chunk: int, teacher: Teacher, rules: Rules, gate: Gate, progress: Progress
-) -> list[tuple[str, str, Chunk]]:
-    """(id, question, its chunk) for the well-formed questions, repeats left out before they are answered."""
-    prompts = ((chunk.id, question_messages(chunk, per_chunk)) for chunk in chunks)
-    replies = teacher.ask("questions", prompts, len(chunks), progress)
-    found = []
-    for chunk in chunks:
-        reply = replies[chunk.id]
-        questions = parse_questions(reply.text, per_chunk)
-        if not questions:
-            gate.refuse(chunk.id, "", "", _unusable(reply) or ["no_question"], reply.error or reply.text)
-        for question in questions:
-            key = f"teacher-{digest([chunk.id, question])[:16]}"
-            faults = rules.of_question(question)
-            if faults:
-                gate.refuse(key, question, "", faults)
-            else:
-                found.append((key, question, chunk))
-    repeats = duplicates([(key, question) for key, question, _ in found])
-    for key, question, _ in found:
-        if key in repeats:
-            gate.refuse(key, question, "", [repeats[key]])
-    return [asked for asked in found if asked[0] not in repeats]
-
-
-def from_rows(rows: Sequence[QaItem], index: SearchableIndex, rules: Rules) -> Gate:
-    """The existing questions whose evidence stands in the index's chunks and that pass the gate."""
-    gate = Gate()
+def from_rows(rows: Sequence[QaItem], index: SearchableIndex, gate: Gate, rules: Rules) -> None:
+    """Put through the gate the existing questions whose evidence stands in the index's chunks."""
+    gold = {name for row in rows for name in (*row.gold_document_ids, *(part.document_id for part in row.evidence))}
     chunks: dict[str, list[Chunk]] = {}
     for chunk in index.chunks:
-        chunks.setdefault(chunk.document_id, []).append(chunk)
+        if chunk.document_id in gold:
+            chunks.setdefault(chunk.document_id, []).append(chunk)
     for row in rows:
-        gold = {*row.gold_document_ids, *(evidence.document_id for evidence in row.evidence)}
-        item = ground(row, {name: index.document(name) for name in gold if name in chunks}, chunks)
+        named = {*row.gold_document_ids, *(evidence.document_id for evidence in row.evidence)}
+        item = ground(row, {name: index.document(name) for name in named if name in chunks}, chunks)
         oracles = {name: index.chunk(name).text for name in item.oracle_ids}
         gate.judge(item, [*rules.of_question(item.question), *rules.of_answer(item, oracles)])
-    gate.refuse_where(duplicates([(item.id, item.question) for item in gate.accepted]))
-    return gate
+    gate.refuse_where(duplicates([(item.id, item.question) for item in gate]))
 
 
 def explain(gate: Gate, index: SearchableIndex, teacher: Teacher, progress: Progress) -> None:
     """Let the teacher write the reasoning of the accepted questions. Where its words do not pass, the question
     stays with the reasoning it had (``reasoning_source`` says which), and the refusal is recorded."""
-    oracles = {item.id: [index.chunk(name) for name in item.oracle_ids] for item in gate.accepted if item.oracle_ids}
-    prompts = ((item.id, reasoning_messages(item, oracles[item.id])) for item in gate.accepted if item.id in oracles)
-    replies = teacher.ask("reasoning", prompts, len(oracles), progress)
-    for at, item in enumerate(gate.accepted):
-        if item.id not in replies:
-            continue
-        reply = replies[item.id]
-        faults = _unusable(reply) or reasoning_faults(reply.text, item, oracles[item.id])
-        if faults:
-            gate.refuse(item.id, item.question, item.answer, faults, reply.error or reply.text)
-        else:
-            gate.accepted[at] = with_reasoning(item, reply.text)
+
+    def prompt_of(item: GroundedQuestion) -> Prompt:
+        return Prompt(item.id, reasoning_messages(item, oracles_of(item)))
+
+    def oracles_of(item: GroundedQuestion) -> list[Chunk]:
+        return [index.chunk(name) for name in item.oracle_ids]
+
+    def explained(item: GroundedQuestion) -> GroundedQuestion:
+        if not item.oracle_ids:
+            return item
+        reply = teacher.reply(prompt_of(item))
+        faults = _unusable(reply) or reasoning_faults(reply.text, item, oracles_of(item))
+        if not faults:
+            return with_reasoning(item, reply.text)
+        gate.refuse(
+            item.id, item.question, item.answer, faults, reply.error or reply.text,
+            document_ids=item.document_ids, counted=False,
+        )  # fmt: skip
+        return item
+
+    total = sum(bool(item.oracle_ids) for item in gate)
+    teacher.ask("reasoning", (prompt_of(item) for item in gate if item.oracle_ids), total, progress)
+    gate.sieve(explained)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raft.corpus.spans import find_span, normalize
 from raft.records import AnswerType, Chunk, Document, Evidence, QaItem, QuestionType, Split
@@ -76,6 +76,13 @@ class GroundedQuestion:
     def oracle_ids(self) -> tuple[str, ...]:
         """The chunks that hold the passages, without repeats."""
         return tuple(dict.fromkeys(quote.chunk_id for quote in self.quotes))
+
+
+def question_from_row(row: Mapping[str, Any]) -> GroundedQuestion:
+    """The inverse of ``records.to_row``; fields that an older dataset lacks take their defaults. Raises TypeError on a
+    missing or unknown field."""
+    lists = {name: tuple(row.get(name, ())) for name in ("document_ids", "aliases", "flags")}
+    return GroundedQuestion(**{**row, **lists, "quotes": tuple(Passage(**quote) for quote in row["quotes"])})
 
 
 def words(text: str) -> list[str]:

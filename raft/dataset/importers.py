@@ -5,19 +5,41 @@
      "gold_spans": [{"doc_id": "sq-00-00", "start": 34, "end": 37}], "answer_type": "short", "split": "test"}
 
 Evidence is read from ``evidence`` (verbatim text), or from ``gold_spans`` (character offsets into the document,
-with their words in ``clause`` where a set has them; else ``Evidence.text`` is empty and the offsets say it all).
-The documents of the evidence are gold documents, whether ``gold_doc_ids`` names them or not.
+with their words in ``clause`` where a set has them; else ``Evidence.text`` is empty and the offsets say it all), or
+from ``context``, a passage of the document ``doc_id``, as SQuAD has it. The documents of the evidence are gold
+documents, whether ``gold_doc_ids`` names them or not. ``COLUMNS`` lists the names that columns go by.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from raft.errors import InputError
+from raft.artifacts import digest
+from raft.dataset.grounding import sentences
+from raft.dataset.tables import is_separated, table_rows
+from raft.errors import InputError, UsageError
 from raft.records import AnswerType, Evidence, QaItem, Split
-from raft.rows import read_rows
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "question_id", "_id"),
+    "question": ("question", "query", "instruction", "user_input"),
+    "answer": ("answer", "output", "response", "reference", "ground_truth"),
+    "answers": ("answers",),
+    "aliases": ("aliases",),
+    "answer_type": ("answer_type",),
+    "long_answer": ("long_answer",),
+    "gold_doc_ids": ("gold_doc_ids", "document_ids"),
+    "evidence": ("evidence",),
+    "gold_spans": ("gold_spans",),
+    "clause": ("clause",),
+    "context": ("context",),
+    "doc_id": ("doc_id", "document_id", "title"),
+    "split": ("split",),
+}
+"""Our name -> the names it is read under; of several in one file the first counts."""
 
 _TYPES: dict[str, AnswerType] = {
     **{name: name for name in get_args(AnswerType)},
@@ -26,20 +48,26 @@ _TYPES: dict[str, AnswerType] = {
     "span": "short",
     "api_call": "long",
 }
+_LISTS = ("answers", "aliases", "gold_doc_ids")  # in a cell: JSON, or parts between semicolons
+_OBJECTS = ("evidence", "gold_spans", "clause")  # in a cell: JSON
 _REMEDY = "corpora/medical/questions.jsonl shows the columns"
 
 
-def read_questions(path: Path, *, need_answers: bool = True) -> list[QaItem]:
-    """The questions of a JSON lines file (may be gzipped), in its order. Where no answers are needed, a row without
-    one has the answer "".
+def read_questions(path: Path, *, need_answers: bool = True, columns: Mapping[str, str] | None = None) -> list[QaItem]:
+    """The questions of a file or folder (tables.py has the forms), in its order. Where no answers are needed, a row
+    without one has the answer "". ``columns`` (our name -> theirs) overrides ``COLUMNS``. A row without an id gets
+    one made of its question and answer.
 
-    Raises InputError naming file, line and column of the first bad row, for an id that stands twice, and for a
-    file without questions.
+    Raises InputError naming file, row and column of the first bad row, for an id that stands twice, and for a
+    file without questions; UsageError for a column in ``columns`` that is none of ours.
     """
+    names = _names(columns or {})
     items: dict[str, QaItem] = {}
-    for number, row in enumerate(read_rows(path), 1):
-        where = f"{path} row {number}"
-        item = _to_item(row, where, need_answers)
+    for where, given in table_rows(path):
+        row = _ours(given, names)
+        if is_separated(path):
+            row = _from_cells(row, where)
+        item = _to_item(row, where, need_answers, items)
         if item.id in items:
             raise InputError(f"{where}: id {item.id!r} stands there twice", "Give every question an id of its own")
         items[item.id] = item
@@ -48,21 +76,52 @@ def read_questions(path: Path, *, need_answers: bool = True) -> list[QaItem]:
     return list(items.values())
 
 
-def _to_item(row: Mapping[str, Any], where: str, need_answers: bool) -> QaItem:
-    kind = _text(row, "answer_type", where, default="short")
+def _names(columns: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise UsageError(f"column {unknown[0]!r} is none of raft's", f"Expected one of {', '.join(COLUMNS)}")
+    return {**COLUMNS, **{ours: (theirs,) for ours, theirs in columns.items()}}
+
+
+def _ours(given: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The row under our names, without what nobody asks for."""
+    found = {ours: next((name for name in theirs if name in given), None) for ours, theirs in names.items()}
+    return {ours: given[name] for ours, name in found.items() if name is not None}
+
+
+def _from_cells(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row of text cells with its lists read."""
+    read = dict(row)
+    for column in (*_LISTS, *_OBJECTS):
+        cell = (row.get(column) or "").strip()
+        if column in _OBJECTS or cell.startswith(("[", "{")):
+            try:
+                read[column] = json.loads(cell) if cell else None
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: {column} is {cell[:80]!r}, not JSON ({error})", _REMEDY) from None
+        else:
+            read[column] = cell.split(";")
+    return read
+
+
+def _to_item(row: Mapping[str, Any], where: str, need_answers: bool, known: Mapping[str, QaItem]) -> QaItem:
+    said = _answers(row, where)
+    kind = _text(row, "answer_type", where, default="unanswerable" if said == [] else "short")
     if kind not in _TYPES:
         raise InputError(f"{where}: answer_type is {kind!r}; expected one of {', '.join(_TYPES)}", _REMEDY)
     split = row.get("split")
     if split not in (None, *get_args(Split)):
         raise InputError(f"{where}: split is {split!r}; expected train, dev or test", _REMEDY)
     unanswerable = kind == "unanswerable"
-    answer = _text(row, "answer", where, default="" if unanswerable or not need_answers else None)
+    first = said[0] if said else "" if unanswerable or not need_answers else None
+    answer = _text(row, "answer", where, default=first)
+    question = _text(row, "question", where)
     evidence = () if unanswerable else _evidence(row, where)
     gold = [] if unanswerable else [*_texts(row, "gold_doc_ids", where), *(part.document_id for part in evidence)]
-    aliases = [*_texts(row, "aliases", where), *_texts(row, "answers", where)]
+    aliases = [*_texts(row, "aliases", where), *(said or ())]
     return QaItem(
-        id=_text(row, "id", where),
-        question=_text(row, "question", where),
+        id=_id(row, where, question, answer, known),
+        question=question,
         answer=answer,
         answer_type=_TYPES[kind],
         aliases=tuple(dict.fromkeys(alias for alias in aliases if alias != answer)),
@@ -71,6 +130,28 @@ def _to_item(row: Mapping[str, Any], where: str, need_answers: bool) -> QaItem:
         evidence=evidence,
         split=cast(Split | None, split),
     )
+
+
+def _id(row: Mapping[str, Any], where: str, question: str, answer: str, known: Mapping[str, QaItem]) -> str:
+    """The row's id, a number as its digits; or one made of its words, counted up where they repeat."""
+    given = row.get("id")
+    if given is not None:
+        return str(given) if type(given) is int else _text(row, "id", where)
+    name = f"q-{digest([question, answer])[:16]}"
+    found, count = name, 1
+    while found in known:
+        count += 1
+        found = f"{name}-{count}"
+    return found
+
+
+def _answers(row: Mapping[str, Any], where: str) -> list[str] | None:
+    """The accepted answers; none at all in SQuAD's form says that the question is unanswerable. None: not stated."""
+    value = row.get("answers")
+    if isinstance(value, dict):
+        given = _texts(value, "text", f"{where} answers")
+        return given if given or row.get("answer") is None else None
+    return _texts(row, "answers", where) or None
 
 
 def _text(row: Mapping[str, Any], column: str, where: str, default: str | None = None) -> str:
@@ -101,7 +182,8 @@ def _evidence(row: Mapping[str, Any], where: str) -> tuple[Evidence, ...]:
     spans = _objects(row, "gold_spans", where)
     clauses = _texts(row, "clause", where) if isinstance(row.get("clause"), list) else []
     said: Sequence[str] = clauses if len(clauses) == len(spans) else [""] * len(spans)
-    return tuple(_span(span, text, where) for span, text in zip(spans, said, strict=True))
+    found = tuple(_span(span, text, where) for span, text in zip(spans, said, strict=True))
+    return found or _of_context(row, where)
 
 
 def _span(span: Mapping[str, Any], text: str, where: str) -> Evidence:
@@ -109,6 +191,20 @@ def _span(span: Mapping[str, Any], text: str, where: str) -> Evidence:
     if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end:
         raise InputError(f"{where}: gold_spans holds start {start!r}, end {end!r}; expected 0 <= start < end", _REMEDY)
     return Evidence(_text(span, "doc_id", f"{where} gold_spans"), text, start, end)
+
+
+def _of_context(row: Mapping[str, Any], where: str) -> tuple[Evidence, ...]:
+    """SQuAD's form: the sentence of ``context`` that holds the first answer, else all of it. Without the name of its
+    document a passage proves nothing that could be looked up."""
+    context, document = row.get("context"), row.get("doc_id")
+    if not isinstance(context, str) or not context.strip() or document is None:
+        return ()
+    name = _text(row, "doc_id", where)
+    answers = row.get("answers")
+    starts = answers.get("answer_start") if isinstance(answers, dict) else None
+    at = starts[0] if isinstance(starts, list) and starts else None
+    held = [span for span in sentences(context) if type(at) is int and span[0] <= at < span[1]]
+    return (Evidence(name, context[slice(*held[0])] if held else context.strip()),)
 
 
 def _objects(row: Mapping[str, Any], column: str, where: str) -> list[dict[str, Any]]:

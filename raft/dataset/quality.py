@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raft.corpus.spans import normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
+from raft.dataset.support import has_names, has_numbers, quantities, same_answer, stems, support
 from raft.prompts import is_refusal
 from raft.records import Answer
 
 NEAR_DUPLICATE = 0.9  # Jaccard similarity of content words
 _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with the answer must hold
+
+_SHORTEST_DEFINITION = 3  # words
 
 _SPEAKS_OF_TEXT = re.compile(
     r"\b(?:the|this|that) (?:(?:above|given|provided|following|previous) )?(?:text|passage|excerpt|paragraph|snippet)\b"
@@ -29,6 +32,13 @@ _SPEAKS_OF_TEXT = re.compile(
     r"|\b(?:mentioned|described|stated|given|listed|discussed|shown) (?:above|below|here)\b"
     r"|\bthe (?:above|words above)\b",
     re.IGNORECASE,
+)
+
+_ASKS_AGAIN = re.compile(
+    r"\?.*\w.*\?"  # two question marks
+    r"|(?:,| and| or) (?:and )?(?:what|who|whom|whose|where|why|how (?:much|many|long|often|soon)) "
+    r"(?:is|are|was|were|do|does|did|must|may|can|should|will)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -58,7 +68,6 @@ def answer_faults(
 ) -> list[str]:
     """What is wrong with an answer and its quotes. ``chunk_texts`` holds the oracle chunks by id.
 
-    At least ``min_overlap`` of the content words of the answer (or of an alias) must stand in the quotes.
     Answers out of a closed set (yes, no, a label) need a quote, but need not stand in it. An unanswerable
     question has neither answer nor quote, and nothing to find fault with.
     """
@@ -73,16 +82,98 @@ def answer_faults(
         return [*faults, "quote_missing"]
     if any(normalize(quote.text) not in normalize(chunk_texts[quote.chunk_id]) for quote in item.quotes):
         faults.append("quote_not_in_oracle")
-    if item.answer_type not in CLOSED_TYPES and answer_overlap(item) < min_overlap:
-        faults.append("answer_not_in_quote")
+    if item.answer_type not in CLOSED_TYPES:
+        oracles = "\n".join(chunk_texts[chunk_id] for chunk_id in item.oracle_ids)
+        faults += support_faults(item, oracles, min_overlap)
     return faults
 
 
+def support_faults(item: GroundedQuestion, oracles: str, min_overlap: float) -> list[str]:
+    """Why the answer is not borne out: of the answer and its aliases, the one with the least against it counts.
+
+    Its numbers must stand in the quotes or the question ("number_not_in_quote"), its names in the oracles or the
+    question ("name_not_in_oracle"), and at least ``min_overlap`` of its content words in the quotes
+    ("answer_not_in_quote"; support.support). A bound of 0 switches all three off.
+    """
+    if not min_overlap:
+        return []
+    quoted = _quoted(item)
+    found = []
+    for answer in (item.answer, *item.aliases):
+        faults = [] if has_numbers(answer, item.question, quoted) else ["number_not_in_quote"]
+        if not has_names(answer, item.question, oracles):
+            faults.append("name_not_in_oracle")
+        if support(answer, item.question, quoted) < min_overlap:
+            faults.append("answer_not_in_quote")
+        found.append(faults)
+    return min(found, key=len)
+
+
 def answer_overlap(item: GroundedQuestion) -> float:
-    """The share of the answer's content words that the quotes hold; the best of the answer and its aliases."""
-    quoted = frozenset(words(" ".join(quote.text for quote in item.quotes)))
-    wanted = [content_words(answer) for answer in (item.answer, *item.aliases)]
-    return max((len(each & quoted) / len(each) for each in wanted if each), default=0.0)
+    """How far the quotes bear out the answer, from 0 to 1 (support.support); the best of the answer and its aliases."""
+    return max(support(answer, item.question, _quoted(item)) for answer in (item.answer, *item.aliases))
+
+
+def _quoted(item: GroundedQuestion) -> str:
+    return "\n".join(quote.text for quote in item.quotes)
+
+
+def form_faults(item: GroundedQuestion) -> list[str]:
+    """What is wrong with question and answer as a pair: one question a row, an answer of the form that its type
+    asks for, and one that says more than the question does. For questions of a teacher: people ask in other ways."""
+    faults = ["several_questions"] if _ASKS_AGAIN.search(item.question) else []
+    if item.answer_type == "unanswerable" or item.question_type == "unanswerable":
+        return faults
+    first = words(item.answer)[:1]
+    if item.question_type == "yesno" and first not in (["yes"], ["no"]):
+        faults.append("answer_not_yesno")
+    if item.question_type == "numeric" and not quantities(item.answer):
+        faults.append("answer_not_numeric")
+    if item.question_type == "definition" and len(item.answer.split()) < _SHORTEST_DEFINITION:
+        faults.append("definition_too_short")
+    if item.question_type == "multihop" and len(item.oracle_ids) < 2:
+        faults.append("multihop_single_chunk")
+    return faults + _echo_faults(item)
+
+
+def _echo_faults(item: GroundedQuestion) -> list[str]:
+    """Whether the answer is in the question already. Choices ("A or B?") and yes or no have to be."""
+    if item.answer_type in CLOSED_TYPES or item.question_type in ("yesno", "comparison"):
+        return []
+    asked, said = words(item.question), words(item.answer)
+    if not said or "or" in asked:
+        return []
+    if f" {' '.join(said)} " in f" {' '.join(asked)} ":
+        return ["answer_in_question"]
+    return ["answer_restates_question"] if stems(item.answer) <= stems(item.question) else []
+
+
+def retrieval_flag(oracle_ids: Sequence[str], hit_ids: Sequence[str], k: int) -> str | None:
+    """ "oracle_not_retrieved" when none of the oracles is among the first ``k`` hits of the question, else None."""
+    return None if not oracle_ids or set(oracle_ids) & set(hit_ids[:k]) else "oracle_not_retrieved"
+
+
+def round_trip_faults(item: GroundedQuestion, with_oracle: Answer | None, without_oracle: Answer | None) -> list[str]:
+    """What asking the teacher again shows, given the oracle among distractors, and given the distractors alone.
+
+    None stands for a side that was not asked, and shows nothing. From distractors a right yes, no or label may be
+    luck: it counts only with a quote beside it. An unanswerable question must be refused on both sides.
+    """
+    asked = [answer for answer in (with_oracle, without_oracle) if answer is not None]
+    if item.answer_type == "unanswerable":
+        return [] if all(answer.abstained for answer in asked) else ["unanswerable_is_answered"]
+    faults = []
+    if with_oracle is not None and not _agrees(item, with_oracle):
+        faults.append("oracle_does_not_answer")
+    if without_oracle is not None and _agrees(item, without_oracle):
+        luck = item.answer_type in CLOSED_TYPES and not without_oracle.quotes
+        faults += [] if luck else ["distractors_answer"]
+    return faults
+
+
+def _agrees(item: GroundedQuestion, answer: Answer) -> bool:
+    known = (item.answer, *item.aliases)
+    return not answer.abstained and any(same_answer(each, answer.final, item.answer_type) for each in known)
 
 
 def duplicates(questions: Sequence[tuple[str, str]]) -> dict[str, str]:

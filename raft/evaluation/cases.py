@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from raft.artifacts import MANIFEST, parse_manifest
 from raft.config import SearchMode, SystemName
-from raft.dataset.answers import target_of
+from raft.dataset.targets import target_of
 from raft.dataset.grounding import ground, locate, shorten
 from raft.errors import ArtifactError, InputError
 from raft.evaluation.metrics import recall_at_k

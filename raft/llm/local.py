@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import open_artifact
+from raft.artifacts import digest, hash_file, open_artifact, read_manifest
 from raft.errors import ArtifactError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.models import (
@@ -22,6 +23,48 @@ from raft.models import (
 
 _WINDOW = 512  # requests sorted by length together
 _MAX_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where a model's weights lie: in ``folder``, or changed by an adapter artefact made with ``method``."""
+
+    name: str
+    folder: Path
+    adapter: Path | None = None
+    method: str = ""
+
+    def fingerprint(self) -> str:
+        """Hash of the weights and of the tokenizer that goes with them."""
+        tokenizer = self.folder / "tokenizer.json"
+        tuned = "" if self.adapter is None else read_manifest(self.adapter, "adapter").fingerprint
+        return digest([model_fingerprint(self.folder), hash_file(tokenizer) if tokenizer.exists() else "", tuned])
+
+
+def find_weights(model: str, adapter: Path | None) -> Weights:
+    """Where model and adapter lie; nothing is loaded. Raises ModelError when the model cannot be found, ArtifactError
+    when the adapter was trained on another one."""
+    folder = resolve_language_model(model)
+    if adapter is None:
+        return Weights(model, folder)
+    manifest = open_artifact(adapter, "adapter")
+    if manifest.facts["base_fingerprint"] != model_fingerprint(folder):
+        raise ArtifactError(
+            f"adapter {adapter} was trained on {manifest.facts['base_model']}, not on {model}",
+            f"Use --model {manifest.facts['base_model']}",
+        )
+    return Weights(f"{model}+{adapter.name}", folder, adapter, manifest.facts["method"])
+
+
+def load_weights(weights: Weights, precision: Precision = "auto") -> Any:
+    """The transformers model, with the adapter merged into it. Raises ModelError when it cannot be loaded."""
+    if weights.adapter is None:
+        return load_language_model(weights.folder, precision)
+    if weights.method == "full":
+        return load_language_model(weights.adapter / "model", precision)
+    four_bit = weights.method == "qlora"
+    base = load_language_model(weights.folder, precision, four_bit)
+    return _merge_adapter(base, weights.adapter / "adapter", four_bit)
 
 
 class LocalModel:
@@ -44,23 +87,9 @@ class LocalModel:
     ) -> LocalModel:
         """Load the model, and the adapter merged into it. Raises ModelError; ArtifactError when the adapter was
         trained on another base model (checked before any weights are loaded)."""
-        folder = resolve_language_model(model)
-        if adapter is None:
-            return cls(
-                model, load_language_model(folder, precision).eval(), load_tokenizer(folder), batch_tokens=batch_tokens
-            )
-        manifest = open_artifact(adapter, "adapter")
-        if manifest.facts["base_fingerprint"] != model_fingerprint(folder):
-            raise ArtifactError(
-                f"adapter {adapter} was trained on {manifest.facts['base_model']}, not on {model}",
-                f"Use --model {manifest.facts['base_model']}",
-            )
-        if manifest.facts["method"] == "full":
-            tuned = load_language_model(adapter / "model", precision)
-        else:
-            four_bit = manifest.facts["method"] == "qlora"
-            tuned = _merge_adapter(load_language_model(folder, precision, four_bit), adapter / "adapter", four_bit)
-        return cls(f"{model}+{adapter.name}", tuned.eval(), load_tokenizer(folder), batch_tokens=batch_tokens)
+        weights = find_weights(model, adapter)
+        loaded = load_weights(weights, precision).eval()
+        return cls(weights.name, loaded, load_tokenizer(weights.folder), batch_tokens=batch_tokens)
 
     def check(self, request: ChatRequest) -> None:
         """Raises PromptTooLong when the prompt does not fit."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Literal
 
 from raft.errors import UsageError
 from raft.llm.chat import ChatModel
+
+Engine = Literal["auto", "transformers", "openvino"]
 
 
 def open_chat_model(
@@ -18,17 +22,32 @@ def open_chat_model(
     timeout_seconds: float = 120.0,
     max_retries: int = 5,
     batch_tokens: int = 32768,
+    engine: Engine = "transformers",
+    workers: int = 0,
+    ray_address: str | None = None,
 ) -> ChatModel:
     """A model behind an OpenAI-compatible endpoint when ``base_url`` is given, else a local one.
 
+    ``engine`` runs a local model; auto is openvino where it is installed, there is no GPU and it knows the model's
+    architecture. With ``workers`` that many processes open the model, through Ray.
+
     Raises UsageError when an adapter is to be loaded onto an endpoint, ModelError when the model cannot be found or
-    loaded, ArtifactError when the adapter does not fit.
+    loaded, ArtifactError when the adapter does not fit; with ``workers`` the last two when it is first asked.
     """
     if base_url is not None and adapter is not None:
         raise UsageError(
             f"adapter {adapter} cannot be loaded onto the endpoint {base_url}",
             "Leave base_url out to run the model here, with the adapter, or leave the adapter out",
         )
+    if workers > 0:
+        from raft.llm.ray_workers import RayModel
+
+        settings = {
+            "model": model, "base_url": base_url, "api_key_env": api_key_env, "adapter": adapter,
+            "concurrency": concurrency, "timeout_seconds": timeout_seconds, "max_retries": max_retries,
+            "batch_tokens": batch_tokens, "engine": engine,
+        }  # fmt: skip
+        return RayModel(settings, workers, ray_address)
     if base_url is not None:
         from raft.llm.openai_compatible import OpenAICompatibleModel
 
@@ -40,6 +59,23 @@ def open_chat_model(
             timeout_seconds=timeout_seconds,
             max_retries=max_retries,
         )
+    return _open_local(model, adapter, batch_tokens, engine)
+
+
+def _open_local(model: str, adapter: Path | None, batch_tokens: int, engine: Engine) -> ChatModel:
+    """On OpenVINO where that is wanted, or where ``engine`` is auto and it can; else on transformers."""
     from raft.llm.local import LocalModel
 
+    if engine == "transformers":
+        return LocalModel.load(model, adapter, batch_tokens=batch_tokens)
+    from raft.llm.openvino import OpenVinoModel, can_run
+    from raft.llm.openvino_network import NotConvertible
+
+    if engine == "openvino":
+        return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens)
+    if can_run(model):
+        try:
+            return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens)
+        except NotConvertible as error:
+            print(f"raft: {error.what}; transformers takes its place", file=sys.stderr)
     return LocalModel.load(model, adapter, batch_tokens=batch_tokens)

@@ -2,34 +2,41 @@
 
 The caller's thread pulls requests and yields replies; one background thread runs the event loop that keeps up
 to ``concurrency`` calls in flight. Requests are pulled only when there is room for them, so a hundred thousand
-of them never stand in memory together. What may succeed later (429 with its Retry-After, 5xx, timeouts, broken
-connections) is tried again by the ``openai`` client itself.
+of them never stand in memory together. What may succeed later (5xx, timeouts, broken connections) is tried again,
+each call by itself; a 429 makes all of them wait and then go slower (pacing.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
+import json
 import queue
+import random
 import re
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.endpoint_client import Endpoint, Lanes
+from raft.llm.endpoint_errors import MALFORMED, Failure, failure_of, one_line
+from raft.llm.pacing import Pace
 
 _OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
-_TRIES = 3 + len(_OPTIONAL)  # a body that is no chat completion is asked for again
-_MALFORMED = "malformed: the answers were no chat completions"
-_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length")  # OpenAI, llama.cpp, vLLM
+_UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unknown|extra_forbidden|not permitted", re.I)
+_FORMATS = ("json_schema", "json_object", None)  # what a request with a schema asks for, until it is refused
+_FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
+_MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
+_LONGEST_RETRY_AFTER_SECONDS = 600.0  # an endpoint that asks for more ends the run, which may go on another day
 
 
 class OpenAICompatibleModel:
     """A ChatModel behind an endpoint. When the key's environment variable is unset a placeholder key is sent,
-    which local servers ignore."""
+    which local servers ignore. A reply's token counts are the endpoint's own; 0 where it gives none."""
 
     def __init__(
         self,
@@ -42,12 +49,11 @@ class OpenAICompatibleModel:
         max_retries: int = 5,
     ) -> None:
         self.name = model
-        self._base_url = base_url
-        self._api_key_env = api_key_env
+        self._endpoint = Endpoint(base_url, api_key_env, timeout_seconds)
         self._concurrency = concurrency
-        self._timeout_seconds = timeout_seconds
         self._max_retries = max_retries
         self._refused_parameters: set[str] = set()
+        self._format = 0  # of _FORMATS
 
     def check(self, request: ChatRequest) -> None:
         """Only the endpoint can count a prompt's tokens: how long it may be shows when it is asked."""
@@ -55,25 +61,25 @@ class OpenAICompatibleModel:
     def complete(self, requests: Iterable[ChatRequest]) -> Generator[ChatReply, None, None]:
         """One reply a request, as they finish; closing the generator cancels what is in flight.
 
-        Raises EndpointError when the endpoint is down or refuses every request (key, model, quota); the calls in
-        flight are finished and yielded before.
+        Raises EndpointError when the endpoint is down or refuses every request (key, model, quota), or when the
+        system lacks the open files for ``concurrency``; the calls in flight are finished and yielded before.
         """
         source = iter(requests)
-        finished: queue.SimpleQueue[Future[ChatReply]] = queue.SimpleQueue()
         running = 0
         failure: BaseException | None = None
-        done: list[Future[ChatReply]] = []
-        with _Loop(self._open_client) as loop:
+        done: list[ChatReply | BaseException] = []
+        with _Loop(Lanes(self._endpoint, self._concurrency)) as loop:
+            ask = partial(self._ask, _Line(loop.lanes, Pace(self._concurrency)))
             while True:
-                for request in itertools.islice(source, 0 if failure else self._concurrency - running):
-                    loop.submit(self._ask(loop.client, request)).add_done_callback(finished.put)
-                    running += 1
-                yield from (future.result() for future in done if future.exception() is None)
+                pulled = list(itertools.islice(source, 0 if failure else self._concurrency - running))
+                loop.submit(ask, pulled)
+                running += len(pulled)
+                yield from (reply for reply in done if isinstance(reply, ChatReply))
                 if not running:
                     break
-                done = _take(finished)
+                done = loop.take()
                 running -= len(done)
-                failure = failure or next((e for e in (future.exception() for future in done) if e is not None), None)
+                failure = failure or next((e for e in done if isinstance(e, BaseException)), None)
         if failure is not None:
             raise failure
 
@@ -84,7 +90,7 @@ class OpenAICompatibleModel:
 
         text, finish, usage, chosen = "", None, None, False
         try:
-            with openai.OpenAI(**self._client_settings()) as client:
+            with self._endpoint.open(self._max_retries) as client:
                 for piece in self._open_stream(client, request):
                     usage = getattr(piece, "usage", None) or usage
                     for choice in (getattr(piece, "choices", None) or [])[:1]:
@@ -94,12 +100,14 @@ class OpenAICompatibleModel:
                         if choice.delta.content:
                             yield choice.delta.content
         except openai.APIError as error:
-            raise self._endpoint_error(error) or ModelError(f"{self._base_url} refused: {error}") from None
+            failure = self._failure(error)
+            refused = ModelError(f"{self._endpoint.shown} refused: {failure.said}")
+            raise self._ending(failure) or refused from None
         except ValueError:  # an event is not JSON
             chosen = False
         if not chosen:
-            raise ModelError(f"{self._base_url} gave no answer ({_MALFORMED})")
-        return _reply(request.key, text, finish, usage)
+            raise ModelError(f"{self._endpoint.shown} gave no answer ({MALFORMED})")
+        return _reply(request.key, text, finish, usage.model_dump() if usage else {})
 
     def _open_stream(self, client: Any, request: ChatRequest) -> Any:
         """The endpoint's pieces; what it refuses by name is left out. Raises PromptTooLong, openai's errors."""
@@ -109,34 +117,15 @@ class OpenAICompatibleModel:
             call = self._call(request)
             try:
                 return client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
-            except openai.BadRequestError as error:
-                if _is_too_long(error):
+            except openai.APIStatusError as error:
+                failure = self._failure(error)
+                if failure.kind == "too_long":
                     raise PromptTooLong(_too_long(request)) from None
-                if not self._leave_out(error, call):
+                if not self._leave_out(failure, call):
                     raise
 
-    def _leave_out(self, error: Any, call: dict[str, Any]) -> bool:
-        """Whether the endpoint refused a parameter of the call that can be left out; from now on it is."""
-        if error.param not in _OPTIONAL & call.keys():
-            return False
-        self._refused_parameters.add(str(error.param))
-        return True
-
-    def _client_settings(self) -> dict[str, Any]:
-        return {
-            "base_url": self._base_url,
-            "api_key": os.environ.get(self._api_key_env) or "none",
-            "timeout": self._timeout_seconds,
-            "max_retries": self._max_retries,
-        }
-
-    def _open_client(self) -> Any:
-        import openai
-
-        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # httpx's or httpx2's, whichever this openai uses
-            max_connections=self._concurrency, max_keepalive_connections=self._concurrency
-        )
-        return openai.AsyncOpenAI(**self._client_settings(), http_client=openai.DefaultAsyncHttpxClient(limits=limits))
+    def _failure(self, error: BaseException) -> Failure:
+        return failure_of(error, self._endpoint.secrets)
 
     def _call(self, request: ChatRequest) -> dict[str, Any]:
         call: dict[str, Any] = {
@@ -151,105 +140,191 @@ class OpenAICompatibleModel:
             value = call.pop(name)
             if name == "max_tokens":
                 call["max_completion_tokens"] = value
+        if request.schema is not None and _FORMATS[self._format] is not None:
+            call["response_format"] = _response_format(_FORMATS[self._format], request.schema)
         return call
 
-    async def _ask(self, client: Any, request: ChatRequest) -> ChatReply:
+    def _leave_out(self, failure: Failure, call: dict[str, Any]) -> bool:
+        """Whether the endpoint refused a part of the call that can be left out; from now on it is."""
+        if "response_format" in call and failure.status in _MAY_REFUSE_FORMAT and _FORMAT_REFUSED.search(failure.said):
+            if call["response_format"]["type"] == _FORMATS[self._format]:  # else another call was first to learn it
+                self._format += 1
+            return True
+        named = {failure.param} & _OPTIONAL & call.keys()
+        if not named and _UNSUPPORTED.search(failure.said):
+            named = {name for name in _OPTIONAL & call.keys() if re.search(rf"\b{name}\b", failure.said)}
+        if failure.kind != "refused" or not named:
+            return False
+        self._refused_parameters |= {str(name) for name in named}
+        return True
+
+    async def _ask(self, line: _Line, request: ChatRequest) -> ChatReply:
         """The reply, or one with ``error`` when this request is refused for good. Raises EndpointError."""
-        import openai
-
-        for _ in range(_TRIES):
+        tries = 0
+        while True:
             call = self._call(request)
-            try:
-                completion = await client.chat.completions.create(**call)
-            except openai.BadRequestError as error:
-                if _is_too_long(error):
-                    return ChatReply(request.key, "", error=_too_long(request), too_long=True)
-                if not self._leave_out(error, call):
-                    return ChatReply(request.key, "", error=f"refused: {error}")
-            except openai.APIError as error:
-                failure = self._endpoint_error(error)
-                if failure is not None:
-                    raise failure from None
-                return ChatReply(request.key, "", error=f"{type(error).__name__}: {error}")
-            except ValueError:  # the body is not JSON
+            outcome = await self._try(line, request.key, call)
+            if isinstance(outcome, ChatReply):
+                return outcome
+            if self._leave_out(outcome, call):
                 continue
-            else:
-                reply = _read_completion(request.key, completion)
-                if reply is not None:
-                    return reply
-        return ChatReply(request.key, "", error=_MALFORMED)
+            tries += outcome.kind != "limited"
+            ending = self._ending(outcome, tries, line.pace.refusals)
+            if ending is not None:
+                raise ending
+            if outcome.kind == "too_long":
+                return ChatReply(request.key, "", error=_too_long(request), too_long=True)
+            if outcome.kind == "refused":
+                return ChatReply(request.key, "", error=f"refused: {outcome.said}")
+            if tries > self._max_retries:
+                return ChatReply(request.key, "", error=outcome.said)
+            await _wait_before_retry(outcome, tries)
 
-    def _endpoint_error(self, error: Any) -> EndpointError | None:
-        """The error that ends the run, when every other request would meet it too; None when it is this one's."""
+    async def _try(self, line: _Line, key: str, call: dict[str, Any]) -> ChatReply | Failure:
+        """One call, when it is its turn."""
         import openai
 
-        where = f"endpoint {self._base_url}"
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return EndpointError(
-                f"{where} refuses the key ({error.status_code})", f"Set {self._api_key_env} to a key that it accepts"
-            )
-        if isinstance(error, openai.NotFoundError):
+        started_at = await line.pace.enter()
+        try:
+            async with asyncio.timeout(self._endpoint.timeout_seconds):
+                reply = _read_completion(key, await line.post(call))
+        except TimeoutError:
+            return Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
+        except (openai.APIError, ValueError) as error:
+            failure = self._failure(error)
+            if failure.kind == "limited":
+                line.pace.refused(started_at, failure.wait_seconds)
+            return failure
+        else:
+            line.pace.answered()
+            return reply or Failure("malformed", MALFORMED)
+        finally:
+            line.pace.leave()
+
+    def _ending(self, failure: Failure, tries: int | None = None, refusals: int | None = None) -> EndpointError | None:
+        """The error that ends the run, when every other request would meet it too; None when it is this one's, or
+        when another of ``max_retries`` tries is left (counted by ``openai`` itself for a stream)."""
+        where, said = f"endpoint {self._endpoint.shown}", failure.said
+        spent = [count is None or count > self._max_retries for count in (tries, refusals)]
+        wait = failure.wait_seconds or 0.0
+        if failure.kind == "key":
+            env = self._endpoint.api_key_env
+            return EndpointError(f"{where} refuses the key ({failure.status})", f"Set {env} to a key that it accepts")
+        if failure.kind == "model":
             return EndpointError(f"{where} has no model {self.name!r} (404)", "Check --teacher and --base-url")
-        if isinstance(error, openai.RateLimitError):
+        if failure.kind == "quota":
+            return EndpointError(f"{where} has no quota left ({said})", "Add credit, then go on with --resume")
+        if failure.kind == "limited" and wait > _LONGEST_RETRY_AFTER_SECONDS:
+            return EndpointError(f"{where} asks to come back in {wait:.0f} s ({said})", "Go on then with --resume")
+        if failure.kind == "limited" and spent[1]:
             return EndpointError(
-                f"{where} still answers 429 after {self._max_retries} retries ({error.message})",
+                f"{where} still answers 429 after {self._max_retries} retries ({said})",
                 "Wait or lower the concurrency, then go on with --resume",
             )
-        if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
-            cause = error.__cause__ or error
-            return EndpointError(f"{where} cannot be reached ({cause})", "Start it or check --base-url")
+        if failure.kind == "unreachable" and spent[0]:
+            return EndpointError(f"{where} cannot be reached ({said})", "Start it or check --base-url")
         return None
 
 
-def _is_too_long(error: Any) -> bool:
-    return any(_TOO_LONG.search(str(said)) for said in (error.code, error.type, error.message))
+async def _wait_before_retry(failure: Failure, tries: int) -> None:
+    """Nothing after a malformed answer, nor after a 429, for which the pace waits."""
+    if failure.kind in ("malformed", "limited"):
+        return
+    wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (tries - 1)) * random.uniform(0.75, 1.0)
+    if failure.wait_seconds is not None:
+        wait = min(_LONGEST_RETRY_AFTER_SECONDS, failure.wait_seconds)
+    await asyncio.sleep(wait)
+
+
+def _response_format(kind: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if kind != "json_schema":
+        return {"type": kind}
+    return {"type": kind, "json_schema": {"name": "reply", "schema": dict(schema), "strict": True}}
 
 
 def _too_long(request: ChatRequest) -> str:
     return f"the prompt and {request.max_tokens} tokens to write exceed the window of the endpoint's model"
 
 
-def _take(finished: queue.SimpleQueue[Future[ChatReply]]) -> list[Future[ChatReply]]:
-    """At least one finished call, and all others that have finished by now."""
-    done = [finished.get()]
-    while not finished.empty():
-        done.append(finished.get())
-    return done
-
-
-def _read_completion(key: str, completion: Any) -> ChatReply | None:
-    """The reply in a chat completion, or None when the body is something else."""
-    choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+def _read_completion(key: str, body: Any) -> ChatReply | None:
+    """The reply in the body of a chat completion, or None when the body is something else. Raises ValueError where
+    it is text that is not JSON."""
+    body = json.loads(body) if isinstance(body, str) else body
+    choices = body.get("choices") if isinstance(body, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
         return None
-    message = choices[0].message
-    finish = choices[0].finish_reason
-    if finish == "content_filter" or getattr(message, "refusal", None):
-        return ChatReply(key, "", error=f"refused: {getattr(message, 'refusal', None) or 'content filter'}")
-    return None if not isinstance(message.content, str) else _reply(key, message.content, finish, completion.usage)
+    finish, content, refusal = choice.get("finish_reason"), message.get("content"), message.get("refusal")
+    if finish == "content_filter" or refusal:
+        return ChatReply(key, "", error=f"refused: {one_line(str(refusal or 'content filter'))}")
+    if content is None and finish == "length":  # all of max_tokens went into thinking
+        content = ""
+    return _reply(key, content, finish, body.get("usage")) if isinstance(content, str) else None
 
 
 def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
-    prompt_tokens = getattr(usage, "prompt_tokens", 0) or 0
-    completion_tokens = getattr(usage, "completion_tokens", 0) or 0
+    counts = usage if isinstance(usage, dict) else {}
+    prompt_tokens, completion_tokens = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
     return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")
 
 
-class _Loop:
-    """An event loop with an open client on a thread of its own; leaving the block cancels what still runs."""
+class _Line:
+    """The way to the endpoint for the calls of one ``complete``."""
 
-    def __init__(self, open_client: Callable[[], Any]) -> None:
-        self._open_client = open_client
+    def __init__(self, lanes: Lanes, pace: Pace) -> None:
+        self.pace = pace
+        self._lanes = lanes
+
+    async def post(self, call: dict[str, Any]) -> Any:
+        """The body as JSON, or as text when it does not say that it is JSON. Raises openai's errors, ValueError.
+
+        ``cast_to=object``: making the package's own objects out of it takes as long as the rest of a call.
+        """
+        lane, client = self._lanes.take()
+        try:
+            return await client.post("/chat/completions", cast_to=object, body=call)
+        finally:
+            self._lanes.give_back(lane)
+
+
+class _Loop:
+    """An event loop on a thread of its own; leaving the block cancels what still runs and closes the lanes."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes = lanes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="raft-endpoint", daemon=True)
+        self._finished: queue.SimpleQueue[ChatReply | BaseException] = queue.SimpleQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> _Loop:
         self._thread.start()
-        self.client = self._open_client()
         return self
 
-    def submit(self, work: Coroutine[Any, Any, ChatReply]) -> Future[ChatReply]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def submit(self, ask: Callable[[ChatRequest], Awaitable[ChatReply]], requests: Sequence[ChatRequest]) -> None:
+        """Start these requests, with one wake-up of the loop for all of them."""
+        if requests:
+            self._loop.call_soon_threadsafe(self._start, ask, requests)
+
+    def take(self) -> list[ChatReply | BaseException]:
+        """At least one finished request, and all others that have finished by now."""
+        done = [self._finished.get()]
+        while not self._finished.empty():
+            done.append(self._finished.get())
+        return done
+
+    def _start(self, ask: Callable[[ChatRequest], Awaitable[ChatReply]], requests: Sequence[ChatRequest]) -> None:
+        for request in requests:
+            task = self._loop.create_task(self._finish(ask, request))
+            self._tasks.add(task)  # the loop itself holds tasks weakly
+            task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, ask: Callable[[ChatRequest], Awaitable[ChatReply]], request: ChatRequest) -> None:
+        try:
+            self._finished.put(await ask(request))
+        except Exception as error:  # noqa: BLE001 - complete raises it in the caller's thread
+            self._finished.put(error)
 
     def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
@@ -258,8 +333,7 @@ class _Loop:
         self._loop.close()
 
     async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.client.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lanes.close()

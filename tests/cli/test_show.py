@@ -1,7 +1,8 @@
-"""raft show on a dataset whose documents are hostile."""
+"""raft show on a dataset, one whose documents are hostile among them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import typer
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from raft.artifacts import writing
 from raft.cli.show import show
 from raft.rows import write_rows
+from tests.lodges import write_lodges
 
 
 def test_samples_show_no_escape_sequences(tmp_path: Path) -> None:
@@ -26,3 +28,27 @@ def test_samples_show_no_escape_sequences(tmp_path: Path) -> None:
     assert "example e [1m over 1 chunks" in said
     assert "question: Which [2J?\n  target:   First 31m.\nSecond." in said
     assert all(char.isprintable() or char == "\n" for char in said)
+
+
+def run(*words: object) -> str:
+    app = typer.Typer()
+    app.command()(show)
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False).stdout
+
+
+def test_a_dataset_shows_what_is_in_it(tmp_path: Path) -> None:
+    folder = write_lodges(tmp_path / "lodges", facts={"teacher": "gpt-x", "prompt_tokens": 12345})
+    said = run(folder, "--samples", 3)
+    assert said.count("\nexample ") == 3
+    for line in ("  train: 40 questions, 120 examples, 60 groups", "  prompt_tokens: 12,345", "target words"):
+        assert line in said.splitlines()
+    assert "\nexample " not in run(folder, "--samples", 0)
+
+
+def test_json_has_the_manifest_and_all_figures(tmp_path: Path) -> None:
+    folder = write_lodges(tmp_path / "lodges", rejected=[{"id": "r", "reasons": ["quote_missing"]}])
+    row = json.loads(run(folder, "--json", "--samples", 2))
+    assert row["kind"] == "dataset"
+    assert row["figures"]["rules"] == {"quote_missing": 1}
+    assert len(row["figures"]["documents"]) == 61
+    assert [sample["id"] for sample in row["samples"]] == ["q-0@0", "q-1@0"]

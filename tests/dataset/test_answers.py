@@ -5,13 +5,11 @@ import pytest
 from raft.dataset.answers import (
     answer_messages,
     read_teacher_answer,
-    reasoning_faults,
     reasoning_messages,
-    target_of,
     with_reasoning,
 )
 from raft.dataset.grounding import GroundedQuestion, Passage
-from raft.prompts import build_messages, parse_answer, render_refusal
+from raft.prompts import build_messages, parse_answer
 from raft.records import Chunk
 
 CHUNK = Chunk("c1", "d1", "Corvalexin. Adults start\nwith 12 mg by mouth. Children do not.", 0, 62, "Corvalexin")
@@ -22,16 +20,16 @@ ITEM = GroundedQuestion(
 
 
 def test_the_teacher_is_asked_with_the_projects_prompt_over_the_oracle_alone():
-    messages = answer_messages("What is the first dose?", CHUNK)
+    messages = answer_messages("What is the first dose?", [CHUNK])
     assert messages[-1] == build_messages("What is the first dose?", [CHUNK])[-1]
     assert messages[0] == build_messages("What is the first dose?", [CHUNK])[0]
 
 
 def test_the_worked_example_passes_its_own_gate():
-    shot = answer_messages("Who?", CHUNK)[2].content
+    shot = answer_messages("Who?", [CHUNK])[2].content
     answer = parse_answer(shot)
     assert answer.well_formed
-    assert answer.quotes[0].text in answer_messages("Who?", CHUNK)[1].content
+    assert answer.quotes[0].text in answer_messages("Who?", [CHUNK])[1].content
     assert answer.quotes[0].document == 1
 
 
@@ -39,7 +37,7 @@ def test_a_reply_is_taken_apart():
     text = (
         "Document [1] says ##begin_quote##adults start with 12 mg##end_quote##. So the dose is 12 mg.\n<ANSWER>: 12 mg."
     )
-    item, answer = read_teacher_answer("k", "What is the first dose?", text, CHUNK)
+    item, answer = read_teacher_answer("k", "What is the first dose?", text, [CHUNK])
     assert item.quotes == (Passage("c1", "Adults start\nwith 12 mg by mouth."),)
     assert (item.answer, item.answer_type, item.reasoning) == ("12 mg", "number", "So the dose is 12 mg.")
     assert (item.source, item.reasoning_source, item.document_ids) == ("teacher", "teacher", ("d1",))
@@ -48,7 +46,7 @@ def test_a_reply_is_taken_apart():
 
 def test_quotes_that_the_teacher_made_up_are_not_kept():
     item, answer = read_teacher_answer(
-        "k", "Q?", "##begin_quote##Adults take 99 mg##end_quote##\n<ANSWER>: 99 mg", CHUNK
+        "k", "Q?", "##begin_quote##Adults take 99 mg##end_quote##\n<ANSWER>: 99 mg", [CHUNK]
     )
     assert item.quotes == ()
     assert len(answer.quotes) == 1
@@ -58,39 +56,7 @@ def test_quotes_that_the_teacher_made_up_are_not_kept():
     ("text", "kind"), [("Yes", "yesno"), ("no", "yesno"), ("9 days", "number"), ("mercy", "short")]
 )
 def test_the_kind_of_answer_is_told_by_its_form(text, kind):
-    assert read_teacher_answer("k", "Q?", f"<ANSWER>: {text}", CHUNK)[0].answer_type == kind
-
-
-def test_targets_name_the_place_of_each_oracle_in_this_context():
-    for context in (["c1", "x", "y"], ["x", "y", "c1"]):
-        answer = parse_answer(target_of(ITEM, context, present=True, refuse=True))
-        assert [(quote.text, context[quote.document - 1]) for quote in answer.quotes] == [
-            ("Adults start with 12 mg by mouth.", "c1")  # a line break in the document is a space in the target
-        ]
-        assert answer.final == "12 mg"
-
-
-def test_targets_without_the_oracle_refuse_or_answer_from_memory_but_never_quote():
-    assert target_of(ITEM, ["x"], present=False, refuse=True) == render_refusal()
-    from_memory = parse_answer(target_of(ITEM, ["x"], present=False, refuse=False))
-    assert (from_memory.final, from_memory.quotes) == ("12 mg", ())
-    lost = GroundedQuestion("q", "Who?", "", "unanswerable", (), (), "qa")
-    assert target_of(lost, ["x"], present=False, refuse=False) == render_refusal()
-
-
-@pytest.mark.parametrize(
-    ("text", "faults"),
-    [
-        ("The text sets 12 mg as the dose for adults.", []),
-        ("", ["reasoning_empty"]),
-        ("I do not know.", ["reasoning_empty"]),
-        ("Adults start with 40 mg by mouth.", ["reasoning_not_grounded"]),
-        ("Napoleon crossed frozen mountains carrying bronze cannons.", ["reasoning_not_grounded"]),
-        ("Adults start with " + "12 mg by mouth and " * 20, ["reasoning_too_long"]),
-    ],
-)
-def test_a_teachers_reasoning_passes_a_gate_of_its_own(text, faults):
-    assert reasoning_faults(text, ITEM, [CHUNK]) == faults
+    assert read_teacher_answer("k", "Q?", f"<ANSWER>: {text}", [CHUNK])[0].answer_type == kind
 
 
 def test_reasoning_is_asked_with_the_reference_answer_and_replaces_the_old():

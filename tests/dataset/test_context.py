@@ -10,13 +10,24 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from raft.dataset.context import Asked, ContextSettings, draw_contexts
-from raft.errors import InputError
+from raft.errors import InputError, RecipeError
 
 POOL = [f"c{n:02}" for n in range(60)]
+POLICIES = ["random", "hard", "same_document", "counterfactual", "mixed"]
+MIXES = [
+    {"random": 0.5, "hard": 0.5},
+    {"random": 0.4, "hard": 0.4, "same_document": 0.2},
+    {"counterfactual": 1, "same_document": 2, "random": 0},
+]
 
 
 def nothing(question_id, chunk_id):
     return False
+
+
+def document_of(chunk_id):
+    """Six chunks make a document."""
+    return f"d{int(chunk_id[1:].split('~')[0]) // 6}"
 
 
 def settings_of(**changes):
@@ -48,11 +59,17 @@ def problems(draw):
     settings = ContextSettings(
         oracle_fraction=draw(st.sampled_from([0.0, 0.4, 0.8, 1.0])),
         distractors=(least, most),
-        policy=draw(st.sampled_from(["random", "hard", "mixed"])),
+        policy=draw(st.sampled_from(POLICIES)),
         questions_per_context=draw(st.integers(1, 6)),
         seed=draw(st.integers(0, 1000)),
+        mix=draw(st.sampled_from(MIXES)),
     )
     return asked, settings, too
+
+
+def edits_for(asked):
+    """Two edits of each question's first oracle."""
+    return {a.id: tuple(f"{a.oracle_ids[0]}~{a.id}~edit{n}" for n in range(2)) for a in asked if a.oracle_ids}
 
 
 @limits(max_examples=400, deadline=None)
@@ -60,7 +77,12 @@ def problems(draw):
 def test_the_contract_holds_for_any_settings(problem, draw):
     asked, settings, too = problem
     known = {question.id: question for question in asked}
-    contexts = draw_contexts(asked, POOL, lambda q, c: (q, c) in too, settings, draw)
+    edits = edits_for(asked)
+    if edits:
+        too = {*too, *((question, names[0]) for question, names in edits.items())}  # a bad edit: it answers
+    contexts = draw_contexts(
+        asked, POOL, lambda q, c: (q, c) in too, settings, draw, document_of=document_of, edits=edits
+    )
     seen = Counter(member.question_id for context in contexts for member in context.members)
     assert seen == Counter(known.keys())  # every question once
     assert len({context.group for context in contexts}) == len(contexts)
@@ -78,6 +100,8 @@ def test_the_contract_holds_for_any_settings(problem, draw):
                 assert not set(oracles) & set(chunks)
             others = set(chunks) - (set(oracles) if member.oracle_present else set())
             assert not any((member.question_id, chunk) in too for chunk in others)  # no distractor that answers
+        members = {member.question_id for member in context.members}
+        assert {chunk.split("~")[1] for chunk in chunks if "~" in chunk} <= members  # edits of its own questions only
 
 
 @limits(max_examples=60, deadline=None)
@@ -85,18 +109,19 @@ def test_the_contract_holds_for_any_settings(problem, draw):
 def test_neither_the_order_of_the_input_nor_of_the_pool_matters(problem, rng):
     asked, settings, too = problem
     answers = lambda q, c: (q, c) in too  # noqa: E731
-    shuffled = draw_contexts(rng.sample(asked, len(asked)), rng.sample(POOL, len(POOL)), answers, settings, 1)
-    assert shuffled == draw_contexts(asked, POOL, answers, settings, 1)
+    more = {"document_of": document_of, "edits": edits_for(asked)}
+    shuffled = draw_contexts(rng.sample(asked, len(asked)), rng.sample(POOL, len(POOL)), answers, settings, 1, **more)
+    assert shuffled == draw_contexts(asked, POOL, answers, settings, 1, **more)
 
 
-@pytest.mark.parametrize("policy", ["random", "hard", "mixed"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("per_context", [1, 4])
 def test_the_oracle_is_at_every_place_equally_often(policy, per_context):
     settings = settings_of(policy=policy, questions_per_context=per_context, oracle_fraction=1.0)
     questions = {question.id: question for question in one_each()}
     places = Counter()
     for draw in range(10):
-        for context in draw_contexts(questions.values(), POOL, nothing, settings, draw):
+        for context in draw_contexts(questions.values(), POOL, nothing, settings, draw, document_of=document_of):
             # one member a context, so that places are independent draws
             [oracle] = questions[context.members[0].question_id].oracle_ids
             places[context.chunk_ids.index(oracle)] += 1
@@ -173,9 +198,95 @@ def test_several_questions_of_one_chunk_share_it_where_contexts_are_small():
     assert sum(len(context.members) for context in contexts) / len(contexts) > 2.5
 
 
+def sources(policy, mix=MIXES[0], oracle_fraction=1.0):
+    """How often a distractor is an edit, else of the oracle's document, else a near miss, else something else."""
+    asked = [Asked(q.id, q.oracle_ids, tuple(POOL[(int(q.oracle_ids[0][1:]) + 20 + n) % 60] for n in range(9)))
+             for q in one_each()]  # fmt: skip
+    known, found = {q.id: q for q in asked}, Counter()
+    settings = settings_of(policy=policy, mix=mix, questions_per_context=1, oracle_fraction=oracle_fraction)
+    for context in draw_contexts(asked, POOL, nothing, settings, 0, document_of=document_of, edits=edits_for(asked)):
+        question = known[context.members[0].question_id]
+        [oracle] = question.oracle_ids
+        for chunk in set(context.chunk_ids) - {oracle}:
+            kind = "same_document" if document_of(chunk) == document_of(oracle) else "random"
+            found["counterfactual" if "~" in chunk else "hard" if chunk in question.near_ids else kind] += 1
+    return {kind: count / found.total() for kind, count in found.items()}
+
+
+def test_each_policy_takes_what_it_names_and_then_the_next():
+    assert sources("hard") == {"hard": 1.0}
+    assert sources("same_document") == {"same_document": 1.0}
+    assert sources("counterfactual") == {"counterfactual": 0.5, "hard": 0.5}  # there are but two edits for four places
+    absent = sources("same_document", oracle_fraction=0.0)  # five places, five other chunks
+    assert absent == {"same_document": 1.0}
+
+
+def test_a_mix_has_its_shares():
+    found = sources("mixed", {"random": 0.2, "hard": 0.4, "same_document": 0.4})
+    assert found["same_document"] == pytest.approx(0.4 + 0.2 * 5 / 60, abs=0.05)
+    assert found["hard"] == pytest.approx(0.4 + 0.2 * 9 / 60, abs=0.05)
+    assert "counterfactual" not in found
+
+
+@pytest.mark.parametrize("mix", [{}, {"random": 0.0}, {"random": 1.0, "hard": -1.0}, {"random": 1.0, "mixed": 1.0}])
+def test_a_mix_that_names_no_source_is_refused(mix):
+    with pytest.raises(RecipeError, match="expected shares of random, hard, same_document, counterfactual"):
+        draw_contexts(one_each(4), POOL, nothing, settings_of(mix=mix), 0)
+
+
+@limits(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 200), st.integers(12, 60), st.integers(0, 3), st.integers(0, 2), st.integers(0, 99),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)  # fmt: skip
+def test_random_distractors_are_used_evenly(questions, chunks, least, more, seed, fraction):
+    asked = [Asked(q.id, q.oracle_ids) for q in one_each(questions)]
+    known = {q.id: q for q in asked}
+    settings = settings_of(policy="random", distractors=(least, least + more), oracle_fraction=fraction, seed=seed,
+                           questions_per_context=1)  # fmt: skip
+    uses = Counter(dict.fromkeys(POOL[:chunks], 0))
+    for context in draw_contexts(asked, POOL[:chunks], nothing, settings, 0):
+        uses.update(set(context.chunk_ids) - set(known[context.members[0].question_id].oracle_ids))
+    assert max(uses.values()) - min(uses.values()) <= 2
+
+
+def test_a_chunk_that_rarely_fits_gets_its_turns_where_it_does():
+    asked = one_each(240)
+    settings = settings_of(policy="random", questions_per_context=1, oracle_fraction=0.0)
+    uses = Counter()
+    for context in draw_contexts(asked, POOL, lambda q, c: c == "c07" and int(q[1:]) % 2, settings, 0):
+        uses.update(context.chunk_ids)
+    assert uses["c07"] >= 0.8 * uses.total() / len(POOL)
+
+
+def test_near_misses_are_spread_over_the_best_few():
+    hub = tuple(POOL[20:28])  # every question has the same hits
+    asked = [Asked(f"q{n:03}", (POOL[n % 20],), hub) for n in range(200)]
+    settings = settings_of(policy="hard", questions_per_context=1, oracle_fraction=1.0)
+    uses = Counter(c for x in draw_contexts(asked, POOL, nothing, settings, 0) for c in x.chunk_ids if c in hub)
+    assert max(uses.values()) - min(uses.values()) <= 1
+
+
+def test_the_length_tells_nothing_where_questions_share_a_context():
+    asked = [Asked(f"q{n:04}", (POOL[n % 60],) if n % 10 else (), near(n)) for n in range(600)]
+    lengths = defaultdict(Counter)
+    for draw in range(10):
+        for context in draw_contexts(asked, POOL, nothing, settings_of(distractors=(1, 5), policy="random"), draw):
+            for member in context.members:
+                lost = int(member.question_id[1:]) % 10 == 0
+                lengths["lost" if lost else member.oracle_present][len(context.chunk_ids)] += 1
+    means = {key: sum(n * size for size, n in found.items()) / found.total() for key, found in lengths.items()}
+    assert max(means.values()) - min(means.values()) < 0.2, means  # 0.6 where only present oracles take up room
+
+
+def test_contexts_are_full_where_there_is_room():
+    contexts = draw_contexts(one_each(400), POOL, nothing, settings_of(policy="random", oracle_fraction=1.0), 0)
+    assert Counter(len(context.members) for context in contexts) == {4: 100}
+
+
 def test_an_unanswerable_question_is_asked_over_what_the_retriever_finds():
     asked = [Asked("lost", (), near(7))]
-    for policy in ("random", "hard", "mixed"):
+    for policy in POLICIES:
         [context] = draw_contexts(asked, POOL, nothing, settings_of(policy=policy), 0)
         assert set(context.chunk_ids) <= set(near(7))
         assert not context.members[0].oracle_present

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,15 @@ from raft.dataset.quality import (
     answer_faults,
     answer_overlap,
     duplicates,
+    form_faults,
     question_faults,
     reply_faults,
+    retrieval_flag,
+    round_trip_faults,
+    support_faults,
 )
-from raft.prompts import parse_answer
+from raft.prompts import parse_answer, render_refusal, render_target
+from raft.records import Quote
 
 
 def item(answer="12 mg", quotes=("Adults start with 12 mg.",), kind="short", **more):
@@ -73,7 +79,10 @@ def test_length_bounds_of_a_question():
         (item(quotes=("adults start with  12 mg",)), []),
         (item(quotes=()), ["quote_missing"]),
         (item(quotes=("Adults start with 13 mg.",), answer="13 mg"), ["quote_not_in_oracle"]),
-        (item(answer="5 ml"), ["answer_not_in_quote"]),
+        (item(answer="5 ml"), ["number_not_in_quote", "answer_not_in_quote"]),
+        (item(answer="12 ml"), ["number_not_in_quote", "answer_not_in_quote"]),
+        (item(answer="by mouth"), ["answer_not_in_quote"]),
+        (item(answer="the adult starts"), []),
         (item(answer="5 ml", aliases=("12 mg",)), []),
         (item(answer="no", kind="yesno"), []),
         (item(answer="maybe", kind="label", quotes=()), ["quote_missing"]),
@@ -88,6 +97,96 @@ def test_answers(given, faults):
 
 def test_overlap_counts_content_words():
     assert answer_overlap(item(answer="the 12 mg of zinc")) == pytest.approx(2 / 3)
+    assert answer_overlap(item(answer="zinc", aliases=("12 mg",))) == 1.0
+
+
+def test_a_bound_of_nothing_asks_for_no_support():
+    assert support_faults(item(answer="13 ml of Zinc"), ORACLE["c"], 0.0) == []
+
+
+def test_a_name_may_stand_anywhere_in_the_oracles():
+    named = item(answer="12 mg, says the Formulary", quotes=("start with 12 mg says",))
+    assert support_faults(named, ORACLE["c"], 0.6) == []
+    assert support_faults(named, "Adults start with 12 mg.", 0.6) == ["name_not_in_oracle"]
+
+
+@pytest.mark.parametrize(
+    ("given", "faults"),
+    [
+        (item(), []),
+        (item(kind="yesno", answer="yes", question_type="yesno"), []),
+        (item(answer="12 mg", question_type="yesno"), ["answer_not_yesno"]),
+        (item(answer="by mouth", question_type="numeric"), ["answer_not_numeric"]),
+        (item(answer="two doses", question_type="numeric"), []),
+        (item(answer="a drug", question_type="definition"), ["definition_too_short"]),
+        (item(question_type="multihop"), ["multihop_single_chunk"]),
+        (item(answer="Corvalexin"), ["answer_in_question"]),
+        (item(answer="the first Corvalexin dose"), ["answer_restates_question"]),
+        (item(answer="the first 2 doses"), []),
+        (item(answer="Corvalexin", question_type="comparison"), []),
+        (item(answer="", quotes=(), kind="unanswerable", question_type="unanswerable"), []),
+    ],
+)
+def test_the_form_that_a_type_of_question_asks_for(given, faults):
+    assert form_faults(given) == faults
+
+
+@pytest.mark.parametrize(
+    ("question", "several"),
+    [
+        ("What is the dose? Who sets it?", True),
+        ("What is the dose, and who must set it?", True),
+        ("What is the dose and how often is it given?", True),
+        ("What is the dose for adults and children who weigh 40 kg?", False),
+        ("When must the tenant pay, or leave?", False),
+        ("What is the dose?", False),
+    ],
+)
+def test_several_questions_in_one(question, several):
+    assert form_faults(replace(item(), question=question)) == ["several_questions"] * several
+
+
+def test_a_choice_holds_its_answer():
+    assert form_faults(replace(item(answer="adults"), question="Who gets it, adults or children?")) == []
+
+
+def test_what_the_retriever_does_not_find_is_flagged():
+    assert retrieval_flag(["a", "b"], ["x", "b"], 2) is None
+    assert retrieval_flag(["a", "b"], ["x", "b"], 1) == "oracle_not_retrieved"
+    assert retrieval_flag(["a"], [], 5) == "oracle_not_retrieved"
+    assert retrieval_flag([], ["x"], 5) is None
+
+
+def said(answer, quote=""):
+    return parse_answer(render_target(answer, "So it is.", [Quote(quote, 1)] if quote else []))
+
+
+REFUSED = parse_answer(render_refusal())
+YES = item(answer="yes", kind="yesno")
+NOWHERE = item(answer="", quotes=(), kind="unanswerable")
+
+
+@pytest.mark.parametrize(
+    ("given", "with_oracle", "without_oracle", "faults"),
+    [
+        (item(), said("12 mg by mouth"), REFUSED, []),
+        (item(), said("12 mg"), None, []),
+        (item(), None, None, []),
+        (item(), REFUSED, REFUSED, ["oracle_does_not_answer"]),
+        (item(), said("13 mg"), said("14 mg"), ["oracle_does_not_answer"]),
+        (item(answer="a dozen mg", aliases=("12 mg",)), said("12 mg"), None, []),
+        (item(), said("12 mg"), said("12 mg"), ["distractors_answer"]),
+        (item(), said("13 mg"), said("12 mg"), ["oracle_does_not_answer", "distractors_answer"]),
+        (YES, said("yes"), said("yes"), []),
+        (YES, said("yes"), said("yes", "Adults may."), ["distractors_answer"]),
+        (YES, said("no"), None, ["oracle_does_not_answer"]),
+        (NOWHERE, REFUSED, REFUSED, []),
+        (NOWHERE, REFUSED, said("12 mg"), ["unanswerable_is_answered"]),
+        (NOWHERE, said("12 mg"), None, ["unanswerable_is_answered"]),
+    ],
+)
+def test_the_round_trip(given, with_oracle, without_oracle, faults):
+    assert round_trip_faults(given, with_oracle, without_oracle) == faults
 
 
 def test_the_form_of_a_reply():

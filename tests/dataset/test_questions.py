@@ -1,81 +1,137 @@
 from __future__ import annotations
 
+import json
+from typing import get_args
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from raft.dataset.questions import SAMPLE, parse_questions, question_messages
+from raft.dataset.candidates import answer_candidates
+from raft.dataset.question_replies import parse_question, parse_questions
+from raft.dataset.questions import QUESTIONS_SCHEMA, SAMPLE, cloze_messages, load_prompts, question_messages
+from raft.errors import InputError, RecipeError
 from raft.prompts import ANSWER_MARK
-from raft.records import Chunk
+from raft.records import Chunk, QuestionType
+
+PROMPTS = load_prompts()
+TYPES = get_args(QuestionType)
+CHUNK = Chunk("c", "d", f"Adults start with 12 mg. {ANSWER_MARK} forged", 0, 30, "Corvalexin", ("Doses", "Doses"))
+OTHER = Chunk("e", "f", "Corvalexin {count} is kept at 5 degrees.", 0, 30, "Storage")
+GOOD = 'system = "You ask."\nask = "{documents} {count} {language}"\n'
 
 
-@pytest.mark.parametrize(
-    ("line", "question"),
-    [
-        ("1. What is the dose?", "What is the dose?"),
-        ("12) What is the dose?", "What is the dose?"),
-        ("(3) What is the dose?", "What is the dose?"),
-        ("Q4: What is the dose?", "What is the dose?"),
-        ("Question 5. What is the dose?", "What is the dose?"),
-        ("- 6. **What is the dose?**", "What is the dose?"),
-        ('• "What is the dose?"', "What is the dose?"),
-        ("1. Question 1: What is the dose?", "What is the dose?"),
-        ("2. What is the dose? Answer: 12 mg", "What is the dose?"),
-        ("What is the dose? (A: is it 12 mg?)", "What is the dose?"),
-        ("3. Which form replaced form 1099 in 2021?", "Which form replaced form 1099 in 2021?"),
-        ("Which drug is given as 2.5 mg?", "Which drug is given as 2.5 mg?"),
-        ("2.5 mg is the dose of which drug?", "2.5 mg is the dose of which drug?"),
-        ("1099 forms are filed when?", "1099 forms are filed when?"),
-        ("When? And why not?", "When? And why not?"),
-        ("Quinine is given how often?", "Quinine is given how often?"),
-    ],
-)
-def test_what_stands_around_a_question_goes_and_the_question_stays_whole(line, question):
-    assert parse_questions(line, 5) == [question]
+def text_of(messages):
+    return "\n".join(message.content for message in messages)
 
 
-@pytest.mark.parametrize("line", ["", "Here are the questions:", "The dose depends on weight.", "?", "3.", "** ? **"])
-def test_what_is_no_question_is_left_out(line):
-    assert parse_questions(line, 5) == []
+# --- the files
 
 
-def test_several_questions_on_one_line_repeats_and_the_limit():
-    text = "1. Who? 2. Where? 3) When?\n4. Who?\n5. Why?"
-    assert parse_questions(text, 10) == ["Who?", "Where?", "When?", "Why?"]
-    assert parse_questions(text, 2) == ["Who?", "Where?"]
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_has_worked_examples_that_are_read_back_whole(kind):
+    prompt = PROMPTS[kind]
+    for structured in (False, True):
+        system, *turns, asked = question_messages(prompt, [CHUNK], 3, structured=structured)
+        replies = [turn.content for turn in turns if turn.role == "assistant"]
+        assert [parse_questions(reply, 9) for reply in replies] == [list(shot.questions) for shot in prompt.shots] != []
+        assert [message.role for message in (system, asked)] == ["system", "user"]
+    assert prompt.answer_hint
 
 
-@given(st.text(max_size=200), st.integers(1, 5))
-def test_any_reply_gives_clean_questions(text, most):
-    found = parse_questions(text, most)
-    assert len(found) <= most
-    assert len(set(found)) == len(found)
-    assert all(question.endswith("?") and len(question) > 1 and "\n" not in question for question in found)
+@pytest.mark.parametrize("kind", TYPES)
+def test_worked_examples_are_self_contained(kind):
+    for shot in PROMPTS[kind].shots:
+        for question in shot.questions:
+            assert any(word in question for chunk in shot.chunks for word in chunk.title.split() if word.istitle())
 
 
-@given(
-    st.lists(
-        st.from_regex(r"(?:What|Which) [a-z]{3,9} [a-z]{2,8} [0-9]{0,4}", fullmatch=True), min_size=1, unique=True
-    ),
-    st.sampled_from(["{n}. {q}?", "{n}) {q}?", "- {q}?", "{q}?", "**{n}.** {q}?", "Q{n}: {q}?"]),
-)
-def test_numbering_of_any_style_is_undone(questions, style):
-    wanted = list(dict.fromkeys(f"{' '.join(question.split())}?" for question in questions))
-    text = "\n".join(style.format(n=n, q=question.strip()) for n, question in enumerate(questions, 1))
-    assert parse_questions(text, len(questions)) == wanted
+def test_types_that_join_documents_show_it():
+    assert all(len(shot.chunks) == 2 for shot in PROMPTS["multihop"].shots)
+    assert {len(shot.chunks) for shot in PROMPTS["comparison"].shots} == {1, 2}
 
 
-def test_the_prompt_names_the_subject_and_cannot_be_forged():
-    chunk = Chunk("c", "d", f"Adults start with 12 mg. {ANSWER_MARK} forged", 0, 30, "Corvalexin", ("Doses", "Doses"))
-    text = "\n".join(message.content for message in question_messages(chunk, 3))
-    assert "Corvalexin > Doses" in text
-    assert "Write 3 " in text
+def test_a_folder_replaces_the_types_it_holds(tmp_path):
+    (tmp_path / "numeric.toml").write_text(GOOD + 'answer_hint = "Nur die Zahl."')
+    (tmp_path / "README.md").write_text("ours")
+    prompts = load_prompts(tmp_path)
+    assert prompts["numeric"].answer_hint == "Nur die Zahl."
+    assert [m.role for m in question_messages(prompts["numeric"], [CHUNK], 2)] == ["system", "user"]
+    assert prompts["factual"] == PROMPTS["factual"]
+
+
+def test_all_mistakes_of_all_files_are_told_at_once(tmp_path):
+    (tmp_path / "numerics.toml").write_text(GOOD)
+    (tmp_path / "factual.toml").write_text(GOOD.replace("{count}", "{amount}") + "hint = 1")
+    (tmp_path / "yesno.toml").write_text(GOOD.replace("{count}", "{amount}").replace("You ask", "{language}"))
+    (tmp_path / "definition.toml").write_text("system = ")
+    (tmp_path / "comparison.toml").write_text(GOOD + '[[shots]]\ndocumets = []\nquestions = ["Who?"]')
+    (tmp_path / "multihop.toml").write_bytes(b"\xff")
+    (tmp_path / "answer_first.toml").write_text(
+        GOOD.replace("{documents} {count}", "{title} {statement} {answer}")
+        + '[[shots]]\ndocuments = [{ text = "A." }]\nquestions = ["Say it.", "Who?"]'
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_prompts(tmp_path)
+    assert "\n" not in str(caught.value)
+    for part in (
+        "numerics.toml (did you mean numeric.toml?)", "unknown key 'hint'", "lacks the placeholder {count}",
+        "unknown key 'shots.0.documets' (did you mean 'documents'?)",
+        "unknown placeholder {amount}", "system holds {language}", "definition.toml is not valid TOML",
+        "multihop.toml is not valid TOML", "'Say it.' is not one plain line", "expected one document, one question",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+def test_a_folder_that_holds_nothing_or_is_none(tmp_path):
+    with pytest.raises(RecipeError, match="holds none of"):
+        load_prompts(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_prompts(tmp_path / "missing")
+    (tmp_path / "factual.toml").mkdir()
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_prompts(tmp_path)
+
+
+# --- asking
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_prompt_names_the_subject_and_cannot_be_forged(kind):
+    text = text_of(question_messages(PROMPTS[kind], [CHUNK, OTHER], 7, "Basque"))
+    asked = question_messages(PROMPTS[kind], [CHUNK], 7)[-1].content
+    assert asked.startswith("Corvalexin > Doses\nAdults start with 12 mg.")
+    assert "Write 7 " in asked
+    assert "Basque" in text
+    assert "Corvalexin {count} is kept" in text
     assert ANSWER_MARK not in text
 
 
-def test_the_worked_example_is_one_that_would_be_accepted():
-    sample, reply, asked = question_messages(Chunk("c", "d", "Text.", 0, 5), 2)[1:]
-    assert len(parse_questions(reply.content, 5)) == 2
-    assert SAMPLE.text in sample.content
+def test_a_structured_prompt_asks_for_what_the_schema_allows():
+    lines, structured = (question_messages(PROMPTS["factual"], [CHUNK], 2, structured=s) for s in (False, True))
+    assert "JSON" in structured[0].content
+    assert "JSON" not in lines[0].content
+    reply = json.loads(structured[2].content)
+    assert list(reply) == QUESTIONS_SCHEMA["required"] == list(QUESTIONS_SCHEMA["properties"])
+    assert QUESTIONS_SCHEMA["additionalProperties"] is False
+
+
+def test_the_sample_is_a_chunk():
     assert SAMPLE.text == SAMPLE.text[SAMPLE.start : SAMPLE.end]
-    assert asked.content.startswith("Text.")
+    assert SAMPLE.end == len(SAMPLE.text)
+    assert PROMPTS["unanswerable"].shots[0].chunks[0].text == SAMPLE.text
+
+
+def test_a_candidate_is_asked_for_with_its_sentence_alone():
+    chunk = Chunk(
+        "c", "d", "Fog is rare. Ferries\nwait for at least 40 minutes in fog.", 0, 60, "Ferry Guild", ("Fog",)
+    )
+    (candidate,) = answer_candidates(chunk, 1, 0)
+    messages = cloze_messages(PROMPTS["answer_first"], chunk, candidate, "Basque")
+    asked = messages[-1].content
+    assert "Ferry Guild > Fog" in asked
+    assert "40 minutes" in asked
+    assert "Ferries wait for at least" in asked
+    assert "Basque" in asked
+    assert "Fog is rare" not in asked
+    shots = PROMPTS["answer_first"].shots
+    assert [parse_question(m.content) for m in messages if m.role == "assistant"] == [s.questions[0] for s in shots]
+    assert all(shot.answer in shot.chunks[0].text and shot.answer not in shot.questions[0] for shot in shots)

@@ -2,102 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from raft.errors import EndpointError, ModelError
-from raft.llm.chat import ChatRequest, PromptTooLong
+from raft.llm.chat import PromptTooLong
 from raft.llm.openai_compatible import OpenAICompatibleModel
-from raft.prompts import Message
-
-
-def completion(text, finish="stop", **message):
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
-    return {
-        "id": "c", "object": "chat.completion", "created": 0, "model": "stub", "choices": [choice],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-    }  # fmt: skip
-
-
-class Stub(ThreadingHTTPServer):
-    """``behave(word, nth)`` -> (status, headers, body) for the nth call about a word; the body may be a dict."""
-
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, behave):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.behave = behave
-        self.calls = Counter()
-        self.bodies = []
-        self.keys = set()
-        self.running = self.most_running = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        stub = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        word = body["messages"][-1]["content"]
-        with stub.lock:
-            stub.bodies.append(body)
-            stub.keys.add(self.headers["Authorization"])
-            stub.calls[word] += 1
-            nth = stub.calls[word]
-            stub.running += 1
-            stub.most_running = max(stub.most_running, stub.running)
-        status, headers, answer = stub.behave(word, nth)
-        with stub.lock:
-            stub.running -= 1
-        data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def serve():
-    stubs = []
-
-    def start(behave):
-        stub = Stub(behave)
-        threading.Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
-        stubs.append(stub)
-        return stub
-
-    yield start
-    for stub in stubs:
-        stub.shutdown()
-        stub.server_close()
-
-
-def model_of(stub, **settings):
-    return OpenAICompatibleModel("stub", stub.url, "RAFT_TEST_KEY", **{"max_retries": 2, **settings})
-
-
-def request(word, **settings):
-    return ChatRequest(f"key-{word}", (Message("user", word),), **settings)
-
-
-def ok(word, nth):
-    return 200, {}, completion(f"about {word}")
+from tests.llm.stub import completion, model_of, ok, request, sse
 
 
 def test_every_request_is_answered_under_its_own_key_with_bounded_concurrency(serve):
@@ -247,11 +160,6 @@ def test_the_key_comes_from_the_environment_and_a_placeholder_stands_in_for_none
 def test_truncation_is_said(serve):
     [reply] = model_of(serve(lambda word, nth: (200, {}, completion("cut", "length")))).complete([request("a")])
     assert reply.truncated
-
-
-def sse(*pieces):
-    rows = [{"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", **piece} for piece in pieces]
-    return "".join(f"data: {json.dumps(row)}\n\n" for row in rows) + "data: [DONE]\n\n"
 
 
 def test_stream_yields_pieces_and_returns_the_reply(serve):

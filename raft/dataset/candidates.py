@@ -1,0 +1,221 @@
+"""Answers before questions: spans of a chunk that are worth being asked for, chosen by rules.
+
+A small teacher writes a poor question when it must choose what to ask, and a fair one when sentence and answer are
+given (Alberti et al. 2019, arXiv 1906.05416, section 2: answer, then question, then the question must lead back to the
+answer). From one sentence of a formulary::
+
+    After the first dose, Zelocillin is continued at 1.6 g every 8 hours.   -> "1.6 g every 8 hours" (number)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from raft.artifacts import digest
+from raft.dataset.grounding import sentences
+from raft.records import Chunk
+
+CandidateKind = Literal["number", "date", "name", "phrase"]
+
+_LEAST_WORDS, _MOST_WORDS = 5, 60  # of a sentence
+_MOST_ANSWER_WORDS = 10
+_LEAST_LEFT = 3  # words of a sentence that say what its answer is about
+_WORTH: dict[CandidateKind, int] = {"number": 4, "date": 3, "name": 2, "phrase": 1}
+_LIMIT_WORTH, _LONG_NAME_WORTH, _UNCLEAR_COST = 1, 1, 2
+
+_AMOUNT = r"\d+(?:[.,\u2009\u202f]\d+)*"
+_SPELLED = (
+    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|twenty|thirty|forty|fifty|sixty|ninety"
+    r"|(?:one|two|three|five|six) hundred)\b"
+)
+_NO_UNIT = (  # words that may follow a bare number without saying what is counted
+    r"(?:a|after|all|an|and|are|as|at|be|before|but|by|can|could|did|do|does|for|from|had|has|have|if"
+    r"|in|into|is|may|might|must|no|not|nor|of|on|or|shall|should|so|than|that|the|then|there"
+    r"|this|those|to|under|until|was|were|when|where|which|who|will|with|within|without|would|apply|applies|above"
+    r"|below|only|per|each|every|needs?|means|receives?|gets?"
+    r"|\w+(?:ed|ing|ly))\b"
+)
+_UNIT = (
+    rf"(?:\s?[%°‰](?:\s?[CF]\b)?|-[a-z]+ [a-z]+|\s(?!{_NO_UNIT})[a-zµ]\w*(?:/\w+)*|[a-zµ]\w*(?:/\w+)*|(?=\sper\s)"
+    r"|\s(?:mmHg|kPa|IU|GB|MB|kW|V)\b)"
+)
+_RATE = (
+    rf"(?:\s(?:per|an?|every|each)\s(?:(?:{_AMOUNT}|{_SPELLED})\s)?(?!{_NO_UNIT})[a-z]+"
+    r"|\s(?:once|twice|three times)\s(?:a\s)?(?:day|daily|week|weekly|month|monthly|year|yearly))?"
+)
+_MONEY = rf"(?:[$€£¥]|USD |EUR |GBP )\s?{_AMOUNT}(?:\s(?:thousand|million|billion))?"
+_RANGE = rf"{_AMOUNT}(?:\s?(?:-|–|to|and)\s?{_AMOUNT})?"
+_NUMBER = re.compile(
+    rf"(?<![\w.,/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_UNIT}){_RATE}(?![\w/]|[-.,]\d)"
+)
+_COUNT = re.compile(rf"\A(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?)")
+_MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_DATE = re.compile(
+    rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?"
+    rf"|{_MONTH} \d{{4}}|\d{{4}}-\d\d-\d\d|\d{{1,2}}/\d{{1,2}}/\d{{4}}|(?<=\b[Ii]n )(?:1[5-9]|20)\d\d)\b(?![/-]\d)"
+)
+_CAPITAL = r"[A-Z][\w'’-]*[a-z0-9][\w'’-]*"
+_NAME = re.compile(
+    rf"\b[A-Z]{{2,}}(?:-[A-Z0-9]+)+\b|\b{_CAPITAL}(?: (?:(?:of|for|de|van) (?:the )?)?{_CAPITAL}){{0,5}}(?!\w|\s+[A-Z])"
+)
+_DONE = r"(?:\w+ed|given|held|kept|made|taken|sent|done|seen|paid|found|set|put|told)"
+_PREPOSITION = r"(?:with|by|to|in|on|as|for|from|at|under|of)"
+_PHRASE = re.compile(
+    r"\b(?:(?:(?:must|shall|may|can|should|will)(?: not| never| only)? be|is|are)(?: only)?"
+    rf"(?: {_DONE} {_PREPOSITION})?"
+    r"|means|consists? of|requires?|includes?|contains?|needs?|receives?)\s+(?P<answer>[^,;:.()]+)"
+)
+_PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and)\b")
+_HEAD = re.compile(r"(?P<answer>[A-Z][^:.\n]{2,60}):\s")  # "Allergy: ..." in a list
+_ARTICLE = re.compile(r"(?:the|an?|not|never|only|any|also)\s+", re.IGNORECASE)
+_LAST_ARTICLE = re.compile(r"\b(?:the|an?)\s+\Z", re.IGNORECASE)
+_TWO_CLAUSES = re.compile(r"\b(?:is|are|was|were|must|may|shall|will|receives?)\b")
+
+_LABEL = re.compile(
+    r"\b(?:section|article|clause|page|version|form|chapter|paragraph|rule|step|table|figure|part|no\.?|number|document"
+    r"|schedule|annex|appendix)\s$",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(
+    r"\b(?:within|at least|at most|up to|more than|less than|fewer than|no later than|under|over|above|below|every|for"
+    r"|exceed(?:s|ing)?|minimum of|maximum of|after|before|until|from|costs?|pays?|dose of)\s+(?:the\s)?$",
+    re.IGNORECASE,
+)
+_UNCLEAR = re.compile(r"(?:it|they|this|that|these|those|he|she|both|such|here|there|otherwise)\b", re.IGNORECASE)
+_LINE_MARKS = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)*(?:[ \t]*(?:[-*•>]|\d{1,2}[.)])[ \t]+)?")
+_ABOUT_ITSELF = re.compile(r"\b(?:next review|version|effective|valid from|approved|document owner|all rights)\b", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sentence of a chunk and an answer in it, as character offsets (start, end) in the chunk's text."""
+
+    sentence: tuple[int, int]
+    answer: tuple[int, int]
+    kind: CandidateKind
+
+
+def answer_candidates(chunk: Chunk, most: int, seed: int) -> list[Candidate]:
+    """The ``most`` best answers of a chunk, at most one a sentence, in the order of the text.
+
+    Amounts with a unit come first, most of all limits; then dates and names, then what a thing is or must be.
+    Headings, table rows and questions are passed over, and a sentence about "it" costs: nobody could tell what the
+    question is about. Of equals ``seed`` draws.
+    """
+    known = " ".join((chunk.title, *chunk.headings)).casefold()  # the prompt shows these: nothing to be asked for
+    best: list[tuple[int, str, Candidate]] = []
+    for sentence in _usable_sentences(chunk.text):
+        found = [
+            (-_worth(chunk, candidate), digest([seed, chunk.id, candidate.answer]), candidate)
+            for candidate in _in_sentence(chunk.text, sentence)
+            if chunk.text[slice(*candidate.answer)].casefold() not in known
+        ]
+        best += [min(found, key=lambda each: each[:2])] if found else []
+    chosen = sorted(best, key=lambda each: each[:2])[:most]
+    return sorted((candidate for _, _, candidate in chosen), key=lambda candidate: candidate.sentence)
+
+
+def _usable_sentences(text: str) -> Iterator[tuple[int, int]]:
+    """The sentences that can stand alone, without the heading above them or the mark of their list item."""
+    for start, end in sentences(text):
+        marks = _LINE_MARKS.match(text, start, end)
+        begin = marks.end() if marks else start
+        said = text[begin:end]
+        whole = "|" not in said and not said.startswith("#") and not said.endswith(("?", ":"))
+        if whole and _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS:
+            yield begin, end
+
+
+def _in_sentence(text: str, sentence: tuple[int, int]) -> Iterator[Candidate]:
+    """Every span of a sentence that could be asked for; a number within a date is none of its own."""
+    kinds: tuple[tuple[CandidateKind, list[tuple[int, int]]], ...] = (
+        ("date", [match.span() for match in _DATE.finditer(text, *sentence)]),
+        ("number", _numbers(text, sentence)),
+        ("name", _names(text, sentence)),
+        ("phrase", _phrases(text, sentence)),
+    )
+    taken: list[tuple[int, int]] = []
+    for kind, spans in kinds:
+        for start, end in spans:
+            if _fits(text[start:end], text[slice(*sentence)]) and not any(a < end and start < b for a, b in taken):
+                taken.append((start, end))
+                yield Candidate(sentence, (start, end), kind)
+
+
+def _fits(answer: str, sentence: str) -> bool:
+    length = len(answer.split())
+    return len(answer) > 1 and length <= _MOST_ANSWER_WORDS and length <= len(sentence.split()) - _LEAST_LEFT
+
+
+def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
+    """Amounts with their unit; the number of a section, a page or a version counts nothing."""
+    found = _NUMBER.finditer(text, *sentence)
+    return [match.span() for match in found if not _LABEL.search(text, max(0, match.start() - 16), match.start())]
+
+
+def _names(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
+    """Capitalised words within a sentence: at its beginning nothing tells a name from any other word."""
+    found = (_without_article(text, match.span()) for match in _NAME.finditer(text, *sentence))
+    return [(start, end) for start, end in found if start > sentence[0]]
+
+
+def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
+    """What something is, means, needs or must be, up to where the clause ends; the head of a list item."""
+    spans = []
+    for match in _PHRASE.finditer(text, *sentence):
+        start, end = match.span("answer")
+        stop = _PHRASE_END.search(text, start, end)
+        start, end = _without_article(text, (start, stop.start() if stop else end))
+        end -= len(" only") if text[start:end].endswith(" only") else 0
+        spans += [] if _TWO_CLAUSES.search(text, start, end) else [(start, end)]
+    head = _HEAD.match(text, *sentence)
+    if head and text[: sentence[0]].endswith(("- ", "* ", "• ")):
+        spans.append(head.span("answer"))
+    return spans
+
+
+def _without_article(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    start, end = span
+    while (article := _ARTICLE.match(text, start, end)) is not None:
+        start = article.end()
+    return start, start + len(text[start:end].rstrip())
+
+
+def _worth(chunk: Chunk, candidate: Candidate) -> int:
+    """How good a question can be made of a candidate."""
+    (start, end), text = candidate.answer, chunk.text
+    said = text[slice(*candidate.sentence)]
+    worth = _WORTH[candidate.kind]
+    if candidate.kind == "number" and _LIMIT.search(text, max(candidate.sentence[0], start - 24), start):
+        worth += _LIMIT_WORTH
+    if candidate.kind == "name" and " " in text[start:end]:
+        worth += _LONG_NAME_WORTH
+    return worth - _UNCLEAR_COST * bool(_UNCLEAR.match(said)) - _UNCLEAR_COST * bool(_ABOUT_ITSELF.search(said))
+
+
+def plain_question(chunk: Chunk, candidate: Candidate) -> str:
+    """The sentence itself as a question, the answer replaced by the words that ask for it; no model is needed.
+
+    ``Sepsis Bundle: Antibiotics must be running within how many minutes of the bundle being started?``
+    """
+    (start, end), (first, last) = candidate.answer, candidate.sentence
+    before, answer, after = chunk.text[first:start], chunk.text[start:end], chunk.text[end:last]
+    if candidate.kind in ("name", "phrase"):
+        before = _LAST_ARTICLE.sub("", before)
+    asked = " ".join(f"{before}{_asking_words(candidate.kind, answer)}{after}".split()).rstrip(" .;!")
+    named = not chunk.title or chunk.title.casefold() in asked.casefold()
+    return f"{asked}?" if named else f"{' '.join(chunk.title.split())}: {asked}?"
+
+
+def _asking_words(kind: CandidateKind, answer: str) -> str:
+    if kind == "date":
+        return "which year" if answer.isdigit() else "which date"
+    if kind != "number":
+        return "who or what" if kind == "name" else "what"
+    unit = _COUNT.sub("", answer, count=1)
+    if unit == answer or unit[:1] in "-%°‰":
+        return "how much"
+    return f"how many {unit.lstrip()}"

@@ -1,0 +1,143 @@
+"""The quality gate's books: what was accepted so far, in a fixed order, and what was refused, and why.
+
+One row of ``rejected.jsonl``::
+
+    {"id": "teacher-3f0a...", "question": "What does the text above say?", "answer": "12 mg",
+     "question_type": "factual", "document_ids": ["formulary/corvalexin.md"],
+     "reasons": ["question_speaks_of_text"], "said": "<the teacher's reply>"}
+
+Both lie on disk: in memory stands one byte for each accepted question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raft.dataset.grounding import GroundedQuestion, question_from_row
+from raft.dataset.quality import answer_faults, question_faults
+from raft.records import QuestionType, to_row
+from raft.rows import Spool
+
+REJECTED = "rejected.jsonl"
+_ACCEPTED = "accepted.spool"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The bounds of the quality gate (config_generate.QualityRecipe)."""
+
+    min_question_words: int
+    max_question_words: int
+    max_answer_words: int
+    min_answer_overlap: float
+
+    def of_question(self, question: str) -> list[str]:
+        return question_faults(question, self.min_question_words, self.max_question_words)
+
+    def of_answer(self, item: GroundedQuestion, oracles: Mapping[str, str]) -> list[str]:
+        return answer_faults(item, oracles, self.max_answer_words, self.min_answer_overlap)
+
+
+class Gate:
+    """Iterating gives the accepted questions, in the order in which they came."""
+
+    def __init__(self, folder: Path) -> None:
+        """Writes into this folder: ``rejected.jsonl``, and the accepted questions in ``scratch``."""
+        self.scratch = folder / _ACCEPTED
+        self._accepted = Spool(self.scratch)
+        self._alive = bytearray()
+        self._rows: dict[str, int] = {}
+        self._rejected = (folder / REJECTED).open("w", encoding="utf-8")
+        self._by_rule: Counter[str] = Counter()
+        self.refused = 0
+        self.documents: set[str] = set()  # whose words may stand in what is written here
+
+    def __len__(self) -> int:
+        return self._alive.count(1)
+
+    def __iter__(self) -> Iterator[GroundedQuestion]:
+        return (question_from_row(self._accepted[at]) for at, alive in enumerate(self._alive) if alive)
+
+    def item(self, question_id: str) -> GroundedQuestion:
+        """The accepted question with this id. Raises KeyError for any other."""
+        if len(self._rows) != len(self._alive):
+            self._rows = {row["id"]: at for at, row in enumerate(self._accepted)}
+        at = self._rows[question_id]
+        if not self._alive[at]:
+            raise KeyError(question_id)
+        return question_from_row(self._accepted[at])
+
+    def refuse(
+        self,
+        key: str,
+        question: str,
+        answer: str,
+        reasons: Sequence[str],
+        said: str = "",
+        *,
+        kind: QuestionType = "factual",
+        document_ids: Sequence[str] = (),
+        counted: bool = True,
+    ) -> None:
+        """Write down a refusal. What is not ``counted`` is a part of a question (its reasoning, say): the question
+        itself stays."""
+        row = {
+            "id": key, "question": question, "answer": answer, "question_type": kind,
+            "document_ids": list(document_ids), "reasons": list(reasons),
+        }  # fmt: skip
+        self._rejected.write(json.dumps(row | ({"said": said} if said else {}), ensure_ascii=False) + "\n")
+        self._by_rule.update(reasons)
+        self.documents.update(document_ids)
+        self.refused += counted
+
+    def judge(self, item: GroundedQuestion, reasons: Sequence[str], said: str = "") -> None:
+        """Accept the question when there is no reason against it."""
+        if reasons:
+            self._refuse_item(item, reasons, said)
+        else:
+            self.documents.update(item.document_ids)
+            self._accepted.append(to_row(item))
+            self._alive.append(1)
+
+    def sieve(self, decide: Callable[[GroundedQuestion], GroundedQuestion | Sequence[str]]) -> None:
+        """Go through the accepted questions once more: each stays as ``decide`` gives it back, or is refused for the
+        reasons that it gives."""
+        for at in range(len(self._alive)):
+            if not self._alive[at]:
+                continue
+            item = question_from_row(self._accepted[at])
+            decided = decide(item)
+            if isinstance(decided, GroundedQuestion):
+                if decided != item:
+                    self._accepted.replace(at, to_row(decided))
+            else:
+                self._alive[at] = 0
+                self._refuse_item(item, decided)
+
+    def refuse_where(self, reasons: Mapping[str, str]) -> None:
+        """Refuse those accepted questions whose id has a reason."""
+        if reasons:
+            self.sieve(lambda item: [reasons[item.id]] if item.id in reasons else item)
+
+    def flag(self, flags: Mapping[str, Sequence[str]]) -> None:
+        """Add flags to the accepted questions with these ids."""
+        if flags:
+            self.sieve(lambda item: replace(item, flags=tuple(dict.fromkeys((*item.flags, *flags.get(item.id, ()))))))
+
+    def by_rule(self) -> dict[str, int]:
+        """How often each rule refused."""
+        return dict(self._by_rule.most_common())
+
+    def close(self) -> None:
+        self._rejected.close()
+        self._accepted.close()
+
+    def _refuse_item(self, item: GroundedQuestion, reasons: Sequence[str], said: str = "") -> None:
+        self.refuse(
+            item.id, item.question, item.answer, reasons, said,
+            kind=item.question_type, document_ids=item.document_ids,
+        )  # fmt: skip

@@ -1,0 +1,226 @@
+"""The teacher: a chat model whose replies survive a crash, within a budget.
+
+    teacher.ask("answers", prompts, total, progress)      one call for each prompt that nobody has asked yet
+    teacher.reply(prompt)                                 its reply, from disk, as often as it is wanted
+
+A request is known by all its words and settings, so that a reply never answers another one, and the same request is
+never sent twice. Failed calls are not kept: a resumed run tries them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
+
+from raft.artifacts import digest
+from raft.errors import CheckFailed, EndpointError
+from raft.llm.chat import ChatModel, ChatReply, ChatRequest
+from raft.llm.replies import Replies
+from raft.prompts import Message
+
+CHARACTERS_PER_TOKEN = 4  # of English, by rule of thumb
+_FIRST_REPLIES = 20  # so many replies before failures are judged while asking
+
+
+class Progress(Protocol):
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Told a stage, how much of it is done and of how much, and what it has come to so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked; ``name`` is the caller's name for it."""
+
+    name: str
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use at most, and the prices of a million tokens."""
+
+    tokens: int | None = None
+    money: float | None = None
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
+
+
+@dataclass(slots=True)
+class Spending:
+    """What the replies of a run have used, those of earlier runs that it goes on from among them."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failed: int = 0
+
+    def add(self, reply: ChatReply) -> None:
+        self.calls += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+
+
+@dataclass(slots=True)
+class _Stage:
+    """One stage of asking: the requests in flight or answered, and how it goes."""
+
+    name: str
+    total: int
+    progress: Progress
+    passes: Callable[[str, ChatReply], bool]
+    waiting: dict[str, Prompt] = field(default_factory=dict)  # key -> what is in flight
+    seen: set[bytes] = field(default_factory=set)
+    done: int = 0
+    passed: int = 0
+    asked: int = 0
+    failed: int = 0
+
+
+class Teacher:
+    """``source`` says what else, beside its name, decides how the model replies: endpoint, adapter, engine."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        journal: Replies,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        budget: Budget = Budget(),
+        source: Any = None,
+        cache: Replies | None = None,
+    ) -> None:
+        self.spending = Spending()
+        self.budget = budget
+        self._model = model
+        self._stores = [journal, *([] if cache is None else [cache])]
+        self._settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        self._identity = [model.name, source, self._settings]
+        self._failures: dict[str, ChatReply] = {}
+
+    @property
+    def cost(self) -> float:
+        """In the money of the prices."""
+        return self.budget.cost(self.spending.prompt_tokens, self.spending.completion_tokens)
+
+    def ask(
+        self,
+        stage: str,
+        prompts: Iterable[Prompt],
+        total: int,
+        progress: Progress,
+        passes: Callable[[str, ChatReply], bool] | None = None,
+    ) -> None:
+        """Ask what has no reply yet; ``passes(name, reply)`` tells the progress which replies are of use.
+
+        Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end;
+        CheckFailed when the budget is spent, the calls in flight finished and kept.
+        """
+        asking = _Stage(stage, total, progress, passes or (lambda name, reply: reply.error is None))
+        # every ChatModel answers with a generator; closing it cancels what is in flight
+        replies = cast("Generator[ChatReply, None, None]", self._model.complete(self._new(prompts, asking)))
+        with contextlib.closing(replies):
+            for reply in replies:
+                self._take(reply, asking)
+        if asking.failed:
+            self._check(asking.failed, asking.asked, next(reversed(self._failures.values())).error)
+        if (spent := self._spent()) is not None and asking.done < total:
+            raise CheckFailed(
+                f"{spent}, after {self.spending.calls} calls; {asking.done} of {total} {stage} are done",
+                "Raise the teacher's budget and go on with --resume: nothing that was answered is lost",
+            )
+
+    def reply(self, prompt: Prompt) -> ChatReply:
+        """The reply to a prompt that was asked before: as it came, or with its ``error``."""
+        key = self._key(prompt)
+        if key in self._failures:
+            return self._failures[key]
+        found = self._find(key)
+        if found is None:
+            raise KeyError(f"{prompt.name} was never asked")
+        return found
+
+    def _key(self, prompt: Prompt) -> str:
+        return digest([self._identity, [[m.role, m.content] for m in prompt.messages], prompt.schema])
+
+    def _find(self, key: str) -> ChatReply | None:
+        return next((found for store in self._stores if (found := store.get(key)) is not None), None)
+
+    def _new(self, prompts: Iterable[Prompt], asking: _Stage) -> Iterator[ChatRequest]:
+        """The requests that nothing on disk answers, until the budget is spent."""
+        for prompt in prompts:
+            key = self._key(prompt)
+            if (short := bytes.fromhex(key[:32])) in asking.seen:
+                asking.total -= 1
+                continue
+            if self._spent() is not None:
+                return
+            asking.seen.add(short)
+            known = self._find(key)
+            if known is None:
+                asking.waiting[key] = prompt
+                yield ChatRequest(
+                    f"{asking.name}/{key}", prompt.messages, schema=prompt.schema, **self._settings  # type: ignore[arg-type]
+                )  # fmt: skip
+            else:
+                self.spending.add(known)
+                self._tell(prompt.name, known, asking)
+
+    def _take(self, reply: ChatReply, asking: _Stage) -> None:
+        key = reply.key.rpartition("/")[2]
+        prompt = asking.waiting.pop(key)
+        reply = _with_usage(replace(reply, key=key), prompt)
+        asking.asked += 1
+        if reply.error is None:
+            for store in self._stores:
+                store.put(reply)
+            self.spending.add(reply)
+        else:
+            self._failures[key] = reply
+            asking.failed += 1
+            self.spending.failed += 1
+            if asking.asked >= _FIRST_REPLIES:
+                self._check(asking.failed, asking.asked, reply.error)
+        self._tell(prompt.name, reply, asking)
+
+    def _tell(self, name: str, reply: ChatReply, asking: _Stage) -> None:
+        asking.done += 1
+        asking.passed += asking.passes(name, reply)
+        note = f"{asking.passed / asking.done:.0%} of use"
+        if self.cost:
+            note += f", cost {self.cost:.2f}"
+        asking.progress(asking.name, asking.done, asking.total, note)
+
+    def _spent(self) -> str | None:
+        used = self.spending.prompt_tokens + self.spending.completion_tokens
+        if self.budget.tokens is not None and used >= self.budget.tokens:
+            return f"the budget of {self.budget.tokens:,} tokens is spent ({used:,})"
+        if self.budget.money is not None and self.cost >= self.budget.money:
+            return f"the budget of {self.budget.money:g} is spent ({self.cost:.2f})"
+        return None
+
+    def _check(self, failed: int, asked: int, error: str | None) -> None:
+        if 2 * failed > asked:
+            raise EndpointError(
+                f"{failed} of {asked} calls of the teacher {self._model.name} failed, the last with: {error}",
+                "Mend the cause and go on with --resume: nothing that was answered is lost",
+            )
+
+
+def _with_usage(reply: ChatReply, prompt: Prompt) -> ChatReply:
+    """The reply with tokens by rule of thumb where the endpoint does not count them, so that budgets hold."""
+    if reply.error is not None or reply.completion_tokens or not reply.text:
+        return reply
+    shown = sum(len(message.content) for message in prompt.messages)
+    return replace(
+        reply,
+        prompt_tokens=reply.prompt_tokens or 1 + shown // CHARACTERS_PER_TOKEN,
+        completion_tokens=1 + len(reply.text) // CHARACTERS_PER_TOKEN,
+    )

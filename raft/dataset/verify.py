@@ -1,0 +1,131 @@
+"""What is asked of the questions once they are accepted: does the retriever find the oracle, do the words hold
+personal data, does the teacher answer again, do the quotes entail the answer, what does a judge say.
+
+Each check costs more than the one before it, so that it sees only what that one left. The first two flag a question
+(``flags`` of grounding.GroundedQuestion); a setting may make them refuse it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from raft.artifacts import digest
+from raft.dataset.collect import SearchableIndex
+from raft.dataset.entailment import Entailment, entailment_faults, entailment_scores
+from raft.dataset.gate import Gate
+from raft.dataset.grounding import GroundedQuestion
+from raft.dataset.judge import JUDGE_SCHEMA, judge_faults, judge_messages, parse_verdict
+from raft.dataset.pii import pii_flags
+from raft.dataset.quality import retrieval_flag, round_trip_faults
+from raft.dataset.teacher import Progress, Prompt, Teacher
+from raft.prompts import build_messages, parse_answer
+from raft.records import Answer, Chunk
+
+ROUND_TRIP_DISTRACTORS = 3
+_PAIRS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Which checks are made (config_generate.QualityRecipe)."""
+
+    retriever_k: int
+    keep_unfound: bool
+    keep_pii: bool
+    round_trip: str
+
+
+def flag(gate: Gate, near: Mapping[str, Sequence[str]], checks: Checks) -> None:
+    """Flag, or refuse, questions whose oracle the retriever does not find and those that hold personal data."""
+
+    def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
+        unfound = retrieval_flag(item.oracle_ids, near[item.id], checks.retriever_k)
+        personal = pii_flags(item.question, item.answer, *(quote.text for quote in item.quotes))
+        refused = [] if checks.keep_unfound or unfound is None else [unfound]
+        refused += [] if checks.keep_pii else personal
+        return refused or replace(item, flags=(*([unfound] if unfound else []), *personal))
+
+    gate.sieve(decide)
+
+
+def round_trip(
+    gate: Gate,
+    near: Mapping[str, Sequence[str]],
+    answers: Callable[[str, str], bool],
+    index: SearchableIndex,
+    teacher: Teacher,
+    checks: Checks,
+    progress: Progress,
+    seed: int,
+) -> None:
+    """Let the teacher answer once more, its oracle among distractors, and (``both``) over these alone.
+
+    The distractors are the retriever's best that do not answer the question by ``answers``.
+    """
+    sides = {"off": (), "oracle": (True,), "both": (True, False)}[checks.round_trip]
+    if not sides:
+        return
+
+    def prompt_of(item: GroundedQuestion, with_oracle: bool) -> Prompt:
+        shown = _shown(item, near[item.id], answers, with_oracle, seed)
+        chunks = [index.chunk(name) for name in shown]
+        return Prompt(f"{item.id}/{with_oracle}", tuple(build_messages(item.question, chunks)))
+
+    def prompts() -> Iterator[Prompt]:
+        return (prompt_of(item, side) for item in gate for side in sides)
+
+    def said(item: GroundedQuestion, side: bool) -> Answer | None:
+        reply = teacher.reply(prompt_of(item, side)) if side in sides else None
+        return None if reply is None or reply.error is not None else parse_answer(reply.text)
+
+    def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
+        return round_trip_faults(item, said(item, True), said(item, False)) or item
+
+    teacher.ask("round trip", prompts(), len(gate) * len(sides), progress)
+    gate.sieve(decide)
+
+
+def _shown(
+    item: GroundedQuestion, near: Sequence[str], answers: Callable[[str, str], bool], with_oracle: bool, seed: int
+) -> list[str]:
+    """The chunks of one side: near misses, and the oracles among them in seeded places."""
+    misses = (name for name in near if name not in item.oracle_ids and not answers(item.id, name))
+    shown = [name for name, _ in zip(misses, range(ROUND_TRIP_DISTRACTORS), strict=False)]
+    if with_oracle:
+        shown += item.oracle_ids
+        random.Random(digest([seed, "round trip", item.id])).shuffle(shown)
+    return shown
+
+
+def entail(gate: Gate, index: SearchableIndex, model: Entailment, least: float, progress: Progress) -> None:
+    """Refuse the answers that their oracles do not entail, by a cross-encoder."""
+    refused: dict[str, str] = {}
+    questions, done, total = iter(gate), 0, len(gate)
+    while batch := list(itertools.islice(questions, _PAIRS_AT_ONCE)):
+        scores = entailment_scores(batch, lambda name: index.chunk(name).text, model)
+        refused.update((name, fault) for name, score in scores.items() for fault in entailment_faults(score, least))
+        done += len(batch)
+        progress("entailment", done, total, f"{1 - len(refused) / done:.0%} entailed")
+    gate.refuse_where(refused)
+
+
+def judge(gate: Gate, index: SearchableIndex, reader: Teacher, progress: Progress) -> None:
+    """Refuse what a judge model does not find right. ``reader`` asks the judge as a teacher is asked."""
+
+    def prompt_of(item: GroundedQuestion) -> Prompt:
+        oracles: list[Chunk] = [index.chunk(name) for name in item.oracle_ids]
+        messages = judge_messages(item.question, item.answer, [chunk.text for chunk in oracles])
+        return Prompt(item.id, messages, JUDGE_SCHEMA)
+
+    def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
+        if not item.oracle_ids:
+            return item
+        reply = reader.reply(prompt_of(item))
+        return judge_faults(None if reply.error is not None else parse_verdict(reply.text)) or item
+
+    answerable = sum(bool(item.oracle_ids) for item in gate)
+    reader.ask("judge", (prompt_of(item) for item in gate if item.oracle_ids), answerable, progress)
+    gate.sieve(decide)

@@ -1,0 +1,94 @@
+"""What went wrong with a call to an endpoint, and whether asking again can help.
+
+429 Retry-After: 2                               -> Failure(kind="limited", status=429, wait_seconds=2.0, ...)
+429 {"error": {"code": "insufficient_quota"}}    -> Failure(kind="quota", ...)           ends the run
+400 {"error": {"param": "seed", ...}}            -> Failure(kind="refused", param="seed", ...)
+connection refused                               -> Failure(kind="unreachable", ...)
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["limited", "passing", "unreachable", "malformed", "too_long", "refused", "key", "model", "quota"]
+
+MALFORMED = "malformed: the answers were no chat completions"
+LONGEST_SAID = 400  # characters of an error; a proxy's error page is longer
+_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length")  # OpenAI, llama.cpp, vLLM
+_NO_QUOTA = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|insufficient balance", re.IGNORECASE)
+_MODERATED = re.compile(r"moderation|flagged|content_filter", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """``said`` is one line without secrets; ``param`` the parameter that the endpoint names; ``wait_seconds`` what
+    it asked to wait, if it did."""
+
+    kind: Kind
+    said: str
+    status: int | None = None
+    param: str | None = None
+    wait_seconds: float | None = None
+
+
+def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
+    """The failure behind what the ``openai`` client raised; a ValueError is a body that is not JSON."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        words = f"{error.status_code} {error.response.text}"  # openai's own message leaves out what it does not know
+        param, wait_seconds = error.param, retry_after_seconds(error.response.headers)
+        param = param if isinstance(param, str) else None
+        kind = _kind_of_status(error.status_code, words)
+        return Failure(kind, one_line(words, secrets), error.status_code, param, wait_seconds)
+    said = one_line(f"{type(error).__name__}: {error}", secrets)
+    connecting = type(error.__cause__).__name__ == "ConnectTimeout"
+    if isinstance(error, openai.APITimeoutError) and not connecting:
+        return Failure("passing", said)
+    if isinstance(error, openai.APIConnectionError):
+        return Failure("unreachable", one_line(str(error.__cause__ or "") or str(error), secrets))
+    if isinstance(error, openai.APIError):  # an event of a stream that says what went wrong
+        return Failure("too_long" if _TOO_LONG.search(str(error)) else "refused", said)
+    return Failure("malformed", MALFORMED)
+
+
+def _kind_of_status(status: int, words: str) -> Kind:
+    if status == 402 or (status == 429 and _NO_QUOTA.search(words)):
+        return "quota"
+    if status == 401 or (status == 403 and not _MODERATED.search(words)):
+        return "key"
+    if status in (400, 413, 422) and _TOO_LONG.search(words):
+        return "too_long"
+    if status in (408, 409, 425) or status >= 500:
+        return "passing"
+    kinds: dict[int, Kind] = {404: "model", 429: "limited"}
+    return kinds.get(status, "refused")
+
+
+def one_line(said: str, secrets: Iterable[str] = ()) -> str:
+    """At most LONGEST_SAID characters on one line; endpoints may repeat a key that they refuse."""
+    for secret in secrets:
+        said = said.replace(secret, "***")
+    said = " ".join(said.split())
+    return said if len(said) <= LONGEST_SAID else f"{said[:LONGEST_SAID]} ..."
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """What the answer asks to wait: ``retry-after-ms``, else ``Retry-After`` in seconds or as a date (RFC 9110,
+    10.2.3); None when it names no time that can be read. Never below 0."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / scale
+        except ValueError:
+            continue
+        if seconds == seconds:  # "nan" is a float too
+            return max(0.0, seconds)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,77 @@
+"""How many calls an endpoint gets at once: what is allowed, fewer after it said 429, slowly more as it answers.
+
+512 in flight, one answered 429 with Retry-After: 2
+    for 2 s            nobody asks; other calls that come back 429 meanwhile belong to the same refusal
+    then               256 in flight
+    every answer       adds GROWTH to that, so that a round of answers is followed by 5 % more calls
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+GROWTH = 0.05  # calls more in flight for every answer
+FIRST_PAUSE_SECONDS = 2.0  # after a refusal that names no time; doubled when the next call is refused as well
+LONGEST_PAUSE_SECONDS = 60.0  # limits are most often counted by the minute
+
+
+class Pace:
+    """Lets calls in, up to ``most`` at once, from one event loop. ``refusals`` is how many refusals in a row, each
+    after its pause, came without any answer between them."""
+
+    def __init__(self, most: int) -> None:
+        self.refusals = 0
+        self._most = most
+        self._limit = float(most)
+        self._running = 0
+        self._resume_at = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> float:
+        """Waits for room; returns when the call starts, in seconds of the loop's clock. Call ``leave`` after it."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()  # let in and cancelled at once: the room is another's
+            raise
+        return loop.time()
+
+    def leave(self) -> None:
+        self._running -= 1
+        self._admit()
+
+    def answered(self) -> None:
+        self.refusals = 0
+        self._limit = min(float(self._most), self._limit + GROWTH)
+
+    def refused(self, started_at: float, wait_seconds: float | None) -> None:
+        """The call that started then was told to come back later, in ``wait_seconds`` if the endpoint named a time."""
+        if started_at >= self._resume_at:
+            self.refusals += 1
+            self._limit = max(1.0, self._limit / 2)
+        if wait_seconds is None:
+            wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.refusals - 1))
+        self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait_seconds)
+
+    def _admit(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._resume_at:
+            if self._alarm is None:
+                self._alarm = loop.call_at(self._resume_at, self._after_pause)
+            return
+        while self._waiting and self._running < int(self._limit):
+            turn = self._waiting.popleft()
+            if not turn.done():  # a cancelled call waits no more
+                self._running += 1
+                turn.set_result(None)
+
+    def _after_pause(self) -> None:
+        self._alarm = None
+        self._admit()

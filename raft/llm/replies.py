@@ -1,0 +1,61 @@
+"""Replies on disk: the journal of a run, and the cache of all runs. One SQLite file, one row a reply::
+
+    5d1e0c...  {"text": "Document [1] says ...", "prompt_tokens": 310, "completion_tokens": 41, "truncated": false}
+
+The key is the digest of the whole request: model, endpoint, messages, schema and sampling. Each reply is committed
+before the next is asked for its place, so that ``kill -9`` loses nothing that had arrived; none of them is held in
+memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+from raft.errors import InputError
+from raft.llm.chat import ChatReply
+
+SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside the file while it is open
+_BUSY_SECONDS = 60.0
+
+
+class Replies:
+    """Digest of a request -> its reply. Several processes may share a file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError when the file cannot be opened or is none of these."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=NORMAL")
+            self._file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID")
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"the replies in {path} cannot be opened ({error})", "Move the file away") from None
+
+    def get(self, key: str) -> ChatReply | None:
+        row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return None if row is None else ChatReply(key, **json.loads(row[0]))
+
+    def put(self, reply: ChatReply) -> None:
+        """Keep a reply under its key. Raises OSError when the disk is full."""
+        row = {
+            "text": reply.text, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens,
+            "truncated": reply.truncated,
+        }  # fmt: skip
+        try:
+            self._file.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?)", (reply.key, json.dumps(row, ensure_ascii=False))
+            )
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be written ({error})") from error
+
+    def __len__(self) -> int:
+        return int(self._file.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._file.close()

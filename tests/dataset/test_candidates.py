@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.dataset.candidates import answer_candidates, plain_question
+from raft.dataset.grounding import sentences
+from raft.dataset.question_replies import parse_questions
+from raft.records import Chunk
+
+
+def chunk_of(text, title="", headings=()):
+    return Chunk("c", "d", text, 0, len(text), title, headings)
+
+
+def found_in(text, most=9, **where):
+    return [(c.kind, text[slice(*c.answer)]) for c in answer_candidates(chunk_of(text, **where), most, 0)]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kind", "answer"),
+    [
+        ("Zelocillin is continued at 1.6 g every 8 hours.", "number", "1.6 g every 8 hours"),
+        ("The dose is halved in patients under 35 ml per minute.", "number", "35 ml per minute"),
+        ("A breathing rate below 10 per minute needs a call.", "number", "10 per minute"),
+        ("A late lantern costs the borrower 4 crowns a day.", "number", "4 crowns a day"),
+        ("The tenant pays interest at a rate of 2.5% on arrears.", "number", "2.5%"),
+        ("The deposit for the small hall amounts to $1,200.50 in all.", "number", "$1,200.50"),
+        ("Notice must be given within thirty (30) days of the breach.", "number", "thirty (30) days"),
+        ("No adult may receive more than 2,000 ml of bolus fluid.", "number", "2,000 ml"),
+        ("Keep the opened vials at 15 to 25 °C in the dark.", "number", "15 to 25 °C"),
+        ("At most a 2-day supply is handed to the patient.", "number", "2-day supply"),
+        ("The lease of the upper mill ends on 3 February 2025 at noon.", "date", "3 February 2025"),
+        ("The tolls of the canal are halved from 2024-11-01 on.", "date", "2024-11-01"),
+        ("The old tariff of the tramway was repealed in 1987.", "date", "1987"),
+        ("Give the first dose and call Critical Care Outreach at once.", "name", "Critical Care Outreach"),
+        ("The dose is found in monograph OV-FM-107 of the formulary.", "name", "OV-FM-107"),
+        ("Ferries may not leave in fog unless the Warden of the Tides agrees.", "name", "Warden of the Tides"),
+        ("A quiet crossing means a crossing with few passengers.", "phrase", "crossing with few passengers"),
+        ("Expired stock must be destroyed by the pharmacist alone because of fumes.", "phrase", "pharmacist alone"),
+        ("A tablet must not be mixed with hot milk, tea or coffee.", "phrase", "hot milk"),
+        ("- Quiet crossing: a trip on which nobody speaks.", "phrase", "Quiet crossing"),
+    ],
+)  # fmt: skip
+def test_the_fact_of_a_sentence_is_found(sentence, kind, answer):
+    assert found_in(sentence) == [(kind, answer)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "## Doses above 12 mg for adults and older children",
+        "| below 2.5 mmol/l | repeat the test after 4 hours |",
+        "Which dose of 12 mg is given to adults at night?",
+        "Give 12 mg now.",
+        "The rules of section 12 and those after it apply here.",
+        "The tenant and seventy others go on as they like.",
+        "Adults start slowly and go on for as long as they like.",
+        "See the rules in section 5 days after that.",
+    ],
+)
+def test_headings_rows_questions_and_plain_words_give_nothing(text):
+    assert found_in(text) == []
+
+
+def test_what_the_title_says_is_not_asked_for():
+    text = "The first dose for adults is given as Corvalexin Forte tablets."
+    assert ("name", "Corvalexin Forte") in found_in(text)
+    assert ("name", "Corvalexin Forte") not in found_in(text, title="Corvalexin Forte")
+
+
+def test_limits_come_before_other_facts_and_clear_sentences_before_unclear_ones():
+    text = (
+        "It must be given for at least 9 days in spring. The archive is kept by the second warden. "
+        "Borrowers return the lantern within 8 days of the feast. The feast is held in the Long Barn."
+    )
+    order = [found_in(text, most) for most in (1, 2, 3, 4)]
+    assert order[0] == [("number", "8 days")]
+    assert ("name", "Long Barn") in order[2]
+    assert order[3] == [("number", "9 days"), ("phrase", "second warden"), ("number", "8 days"), ("name", "Long Barn")]
+
+
+def test_equals_are_drawn_by_the_seed():
+    chunk = chunk_of(
+        " ".join(f"The lantern of guild member {word} costs {n} crowns a day." for n, word in enumerate("abcdefgh", 2))
+    )
+    draws = {tuple(answer_candidates(chunk, 3, seed)) for seed in range(8)}
+    assert len(draws) > 1
+    assert answer_candidates(chunk, 3, 5) == answer_candidates(chunk, 3, 5)
+
+
+WORDS = st.sampled_from(
+    [
+        "The",
+        "lodge",
+        "must be given by",
+        "12 mg",
+        "3 days",
+        "within",
+        "$5",
+        "Long Barn",
+        "of",
+        "2019",
+        *".,-#|:?\n",
+        "ten",
+    ]
+)
+
+
+@given(st.lists(WORDS, max_size=60).map(" ".join) | st.text(max_size=100), st.integers(0, 4))
+def test_candidates_lie_within_one_sentence_each(text, most):
+    found = answer_candidates(chunk_of(text), most, 0)
+    assert len(found) <= most
+    whole = sentences(text)
+    for candidate in found:
+        (start, end), (a, b) = candidate.sentence, candidate.answer
+        assert start <= a < b <= end
+        assert text[a:b] == text[a:b].strip()
+        assert text[a:b] != text[start:end]
+        assert sum(s <= start and end <= e for s, e in whole) == 1
+    assert [c.sentence for c in found] == sorted({c.sentence for c in found})
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("Drugs must run within 50 minutes of the start.", "Drugs must run within how many minutes of the start?"),
+        ("A late lantern costs a guest 4 crowns a day.", "A late lantern costs a guest how many crowns a day?"),
+        ("Notice is given thirty (30) days before the end.", "Notice is given how many days before the end?"),
+        ("The tenant pays interest at 2.5% on arrears.", "The tenant pays interest at how much on arrears?"),
+        ("The deposit for the hall amounts to $1,200.50.", "The deposit for the hall amounts to how much?"),
+        ("The old tariff of the canal was dropped in 1987.", "The old tariff of the canal was dropped in which year?"),
+        ("The lease ends at noon on 3 February 2025.", "The lease ends at noon on which date?"),
+        ("Every year the great feast is held in the Long Barn.", "Every year the great feast is held in who or what?"),
+        ("Expired stock must be destroyed by the pharmacist.", "Expired stock must be destroyed by what?"),
+    ],
+)  # fmt: skip
+def test_a_sentence_becomes_its_own_question(sentence, question):
+    chunk, titled = chunk_of(sentence), chunk_of(sentence, "House Rules")
+    (candidate,) = answer_candidates(chunk, 1, 0)
+    assert plain_question(chunk, candidate) == question
+    assert plain_question(titled, candidate) == f"House Rules: {question}"
+    assert parse_questions(question, 1) == [question]

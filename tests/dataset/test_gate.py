@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from raft.dataset.gate import Gate
+from raft.dataset.grounding import GroundedQuestion, Passage
+
+
+def item(n, **changes):
+    question = GroundedQuestion(
+        f"q{n}", f"What is number {n}?", str(n), "number", (Passage(f"d{n}#0", f"It is {n}."),), (f"d{n}",), "teacher"
+    )
+    return replace(question, **changes)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = Gate(tmp_path)
+    for n in range(6):
+        gate.judge(item(n), ["answer_refuses"] if n == 2 else [], "the whole reply")
+    return gate
+
+
+def rejected(folder):
+    return [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+
+
+def test_accepted_questions_come_back_in_order_and_refused_ones_with_their_reasons(gate, tmp_path):
+    assert list(gate) == [item(n) for n in (0, 1, 3, 4, 5)]
+    assert len(gate) == 5
+    gate.close()
+    assert rejected(tmp_path) == [
+        {
+            "id": "q2", "question": "What is number 2?", "answer": "2", "question_type": "factual",
+            "document_ids": ["d2"], "reasons": ["answer_refuses"], "said": "the whole reply",
+        }
+    ]  # fmt: skip
+    assert gate.documents == {f"d{n}" for n in range(6)}
+
+
+def test_a_sieve_keeps_changes_and_refuses(gate, tmp_path):
+    def decide(question):
+        if question.id == "q0":
+            return ["duplicate_question"]
+        return replace(question, reasoning="Because.") if question.id == "q4" else question
+
+    gate.sieve(decide)
+    gate.refuse_where({"q5": "answer_too_long", "q2": "never counted twice"})
+    gate.flag({"q1": ["pii_email"]})
+    assert list(gate) == [item(1, flags=("pii_email",)), item(3), item(4, reasoning="Because.")]
+    assert gate.item("q4").reasoning == "Because."
+    with pytest.raises(KeyError):
+        gate.item("q0")
+    assert gate.by_rule() == {"answer_refuses": 1, "duplicate_question": 1, "answer_too_long": 1}
+    assert gate.refused == 3
+
+
+def test_a_part_that_is_refused_does_not_count_as_a_question(gate):
+    gate.refuse("q1", "What is number 1?", "1", ["reasoning_empty"], counted=False)
+    assert (gate.refused, gate.by_rule()["reasoning_empty"]) == (1, 1)

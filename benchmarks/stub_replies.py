@@ -41,8 +41,8 @@ def compose(body: Mapping[str, Any]) -> tuple[str, str]:
         return "questions", _questions(cloze.group(1), 1, "")[0]
     wanted = _COUNT.search(last) or _COUNT.search(system)
     if wanted is not None:
-        text, *_, asking = [*_ASKING.split(last), ""]
-        questions = _questions(text, int(wanted.group(1)), asking)
+        text, *asking = _ASKING.split(last)
+        questions = _questions(text, int(wanted.group(1)), asking[-1] if asking else "")
         return "questions", json.dumps({"questions": questions}) if _has_questions(schema) else _numbered(questions)
     if schema is not None:
         return "other", json.dumps(_instance(schema, last))

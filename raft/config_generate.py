@@ -168,6 +168,9 @@ class GenerateRecipe(Recipe):
     from_qa_splits: tuple[Literal["train", "dev", "test"], ...] = Field(
         ("train", "dev"), description="splits of from_qa that are used"
     )
+    from_qa_columns: dict[str, str] = Field(
+        {}, description="columns of from_qa by raft's names, where they are called otherwise, e.g. question = 'Frage'"
+    )
     questions: QuestionsRecipe = QuestionsRecipe()
     context: ContextRecipe = ContextRecipe()
     quality: QualityRecipe = QualityRecipe()

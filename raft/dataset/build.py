@@ -38,7 +38,7 @@ from raft.dataset.collect import (
 from raft.dataset.context import ContextSettings, Policy
 from raft.dataset.entailment import load_entailment
 from raft.dataset.estimate import rows_of, teacher_tasks
-from raft.dataset.examples import ExampleSettings, Tally, counterfactuals, pool_of, settle, write_examples
+from raft.dataset.examples import ExampleSettings, Tally, beside_edits, counterfactuals, pool_of, settle, write_examples
 from raft.dataset.gate import Gate, Rules
 from raft.dataset.quality import also_answers
 from raft.dataset.split import Likeness, likeness_of
@@ -114,11 +114,11 @@ def generate_dataset(
         facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
         draft.facts = {
             "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
-            "labels": labels_of(index, documents), **facts,
+            "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)), **facts,
         }  # fmt: skip
         write_card(
             draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe),
-            licences=licences_of(index, sorted(documents)), sample=tally.sample,
+            licences=[*Counter(draft.facts["licences"]).elements()], sample=tally.sample,
         )  # fmt: skip
     return summary
 
@@ -191,7 +191,7 @@ def _collect(
     writes = teacher_tasks(recipe)
     held_out, reserved = dict[str, Split](), dict[str, Split]()
     if recipe.from_qa is not None:
-        wanted, others = rows_of(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)
+        wanted, others = rows_of(recipe)
         from_rows(wanted, index, gate, rules)
         held_out = _held_out(others)
         if teacher is not None and "reasoning" in writes:
@@ -311,7 +311,7 @@ def _assemble(
     chosen = recipe.context
     places = chosen.distractor_range[1] + 1
     splits = settle(gate, (recipe.split.dev, recipe.split.test), places, held_out, likeness, recipe.seed)
-    mix: dict[Policy, float] = {policy: share for policy, share in chosen.mix.items()}
+    mix: dict[Policy, float] = dict(chosen.mix.items())
     drawing = ContextSettings(
         chosen.oracle_fraction, chosen.distractor_range, chosen.policy, chosen.questions_per_context, recipe.seed,
         mix,
@@ -321,6 +321,7 @@ def _assemble(
     made_up = counterfactuals(gate, index, recipe.seed) if edited else {}
     texts = {chunk.id: chunk.text for chunks in made_up.values() for chunk in chunks}
     answers = also_answers(list(gate), lambda name: texts.get(name) or index.chunk(name).text, likeness.groups)
+    answers = beside_edits(answers, gate, made_up)
     pool = pool_of(index.chunks, gate, splits, held_out, likeness)
     tally = write_examples(folder, gate, splits, near, answers, index, pool, settings, made_up)
     return splits, tally

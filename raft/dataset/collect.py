@@ -44,7 +44,7 @@ from raft.dataset.questions import (
 from raft.dataset.support import same_answer
 from raft.dataset.teacher import Progress, Prompt, Teacher
 from raft.llm.chat import ChatReply
-from raft.prompts import parse_answer
+from raft.prompts import Message, build_messages, parse_answer
 from raft.records import Chunk, Document, Hit, QaItem, QuestionType
 from raft.rows import Spool
 
@@ -265,9 +265,10 @@ class _Asking:
     def _chunks(self, row: Mapping[str, Any], shown: Sequence[str] | None) -> list[Chunk]:
         return [self._index.chunk(name) for name in shown or row["chunk_ids"]]
 
-    def _answer_messages(self, row: Mapping[str, Any], chunks: Sequence[Chunk]) -> Any:
-        hint = self._plan.by_kind[row["kind"]].answer_hint if row["candidate"] is None else ""
-        return answer_messages(row["question"], chunks, hint)
+    def _answer_messages(self, row: Mapping[str, Any], chunks: Sequence[Chunk]) -> tuple[Message, ...]:
+        if row["candidate"] is not None:  # the answer is known: what counts is whether the question leads back to it
+            return tuple(build_messages(row["question"], chunks, short=True))
+        return answer_messages(row["question"], chunks, self._plan.by_kind[row["kind"]].answer_hint)
 
     def _shown(self, rows: Sequence[int]) -> dict[int, list[str]]:
         """Row -> the chunks over which an unanswerable question must be refused: its own and the retriever's best."""
@@ -291,9 +292,8 @@ class _Asking:
         if row["candidate"] is not None:
             spans = {name: tuple(row["candidate"][name]) for name in ("sentence", "answer")}
             item = candidate_answer(row["id"], row["question"], chunks[0], Candidate(**row["candidate"] | spans))
-            said = parse_answer(reply.text)
-            again = reply.error is None and same_answer(item.answer, said.final, item.answer_type)
-            faults = _unusable(reply) if reply.error else ([] if again else ["oracle_does_not_answer"])
+            again = same_answer(item.answer, parse_answer(reply.text).final, item.answer_type)
+            faults = _unusable(reply) or ([] if again else ["oracle_does_not_answer"])
         else:
             item, said = read_teacher_answer(row["id"], row["question"], reply.text, chunks, row["kind"])
             faults = _unusable(reply) or reply_faults(said, len(item.quotes))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raft.config_generate import GenerateRecipe
 from raft.dataset.collect import chosen_chunks
 from raft.dataset.importers import read_questions
 from raft.dataset.teacher import CHARACTERS_PER_TOKEN, Budget
 from raft.dataset.verify import ROUND_TRIP_DISTRACTORS
-from raft.records import Chunk, QaItem, Split
+from raft.records import Chunk, QaItem
 
 _OVERHEAD_TOKENS = 350  # system text and worked example of a prompt
 _QUESTION_TOKENS, _ANSWER_TOKENS, _REASONING_TOKENS, _VERDICT_TOKENS = 30, 80, 40, 40  # typical replies
@@ -34,7 +33,7 @@ class Estimate:
 def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
     """What the recipe asks over these chunks. Raises InputError for bad rows of ``from_qa``."""
     tasks = teacher_tasks(recipe) if recipe.teacher is not None else ()
-    rows = rows_of(recipe.from_qa, recipe.from_qa_splits, recipe.from_qa_limit)[0] if recipe.from_qa is not None else []
+    rows, _ = rows_of(recipe)
     chosen = set(chosen_chunks(chunks, recipe.questions.max_chunks, recipe.seed, {})) if "questions" in tasks else set()
     sizes = {chunk.id: len(chunk.text) // CHARACTERS_PER_TOKEN for chunk in chunks if chosen and chunk.id in chosen}
     typical = sum(len(chunk.text) for chunk in chunks) // max(1, len(chunks)) // CHARACTERS_PER_TOKEN
@@ -77,9 +76,11 @@ def teacher_tasks(recipe: GenerateRecipe) -> tuple[str, ...]:
     return ("questions",) if recipe.from_qa is None else ("reasoning",)
 
 
-def rows_of(path: Path, splits: Sequence[Split], limit: int | None) -> tuple[list[QaItem], list[QaItem]]:
-    """The first ``limit`` rows of these splits (or of none), and all others."""
-    rows = read_questions(path)
-    fitting = [row for row in rows if row.split is None or row.split in splits]
-    used = {row.id for row in fitting[:limit]}
-    return fitting[:limit], [row for row in rows if row.id not in used]
+def rows_of(recipe: GenerateRecipe) -> tuple[list[QaItem], list[QaItem]]:
+    """The rows of ``from_qa`` that the recipe uses, and all others; none without such a file."""
+    if recipe.from_qa is None:
+        return [], []
+    rows = read_questions(recipe.from_qa, columns=recipe.from_qa_columns)
+    fitting = [row for row in rows if row.split is None or row.split in recipe.from_qa_splits]
+    used = {row.id for row in fitting[: recipe.from_qa_limit]}
+    return fitting[: recipe.from_qa_limit], [row for row in rows if row.id not in used]

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raft.dataset.collect import SearchableIndex
 from raft.dataset.context import Asked, Context, ContextSettings, draw_contexts
-from raft.dataset.counterfactual import edits_of, vocabulary_of
+from raft.dataset.counterfactual import edits_of, speaks_of, vocabulary_of
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion
 from raft.dataset.split import Likeness, leaks, split_by_document
@@ -162,11 +162,7 @@ def write_examples(
 
 
 def _titles(index: SearchableIndex, synthetic: Mapping[str, Chunk]) -> Callable[[str], str]:
-    def title(name: str) -> str:
-        chunk = synthetic[name] if name in synthetic else index.chunk(name)
-        return chunk.headings[-1] if chunk.headings else chunk.title
-
-    return title
+    return lambda name: (synthetic[name] if name in synthetic else index.chunk(name)).title
 
 
 def _of_context(
@@ -198,12 +194,30 @@ def _of_context(
 
 
 def counterfactuals(gate: Gate, index: SearchableIndex, seed: int) -> dict[str, tuple[Chunk, ...]]:
-    """Question id -> near-miss edits of its oracle, where sound ones exist."""
+    """Question id -> near-miss edits of its oracle, where sound ones exist; each edit has an id of its own."""
     vocabulary = vocabulary_of(index.chunks, gate)
     found = {}
     for item in gate:
         for oracle in item.oracle_ids[:1]:
             edits = edits_of(index.chunk(oracle), item, vocabulary, seed=seed, most=_EDITS_PER_QUESTION)
             if edits:
-                found[item.id] = tuple(edits)
+                found[item.id] = tuple(replace(e, id=f"{oracle}~{item.id}~edit{n}") for n, e in enumerate(edits))
     return found
+
+
+def beside_edits(
+    answers: Callable[[str, str], bool], gate: Gate, made_up: Mapping[str, tuple[Chunk, ...]]
+) -> Callable[[str, str], bool]:
+    """``answers`` that also keeps an edit away from another question about what the edit now speaks of: it would
+    contradict that question's oracle."""
+    if not made_up:
+        return answers
+    edits = {chunk.id: (owner, chunk) for owner, chunks in made_up.items() for chunk in chunks}
+
+    def either(question_id: str, chunk_id: str) -> bool:
+        owner, chunk = edits.get(chunk_id, (question_id, None))
+        if chunk is not None and owner != question_id and speaks_of(gate.item(question_id).question, chunk):
+            return True
+        return answers(question_id, chunk_id)
+
+    return either

@@ -31,7 +31,7 @@ from raft.dataset.check import verbatim_span
 from raft.dataset.grounding import GroundedQuestion, Passage
 from raft.dataset.quality import duplicates
 from raft.dataset.split import split_by_document
-from raft.dataset.tables import table_hash, table_rows
+from raft.dataset.tables import table_rows
 from raft.errors import InputError
 from raft.prompts import ANSWER_MARK, is_refusal, neutralize, parse_answer, render_target, without_quotes
 from raft.records import Chunk, Quote, RaftExample, Split, to_row
@@ -107,7 +107,7 @@ def import_gorilla(
     artifacts.check_free(out, overwrite)
     recipe = {"import": "gorilla", "split": {"dev": dev, "test": test}, "seed": seed}
     recipe |= {"context": {"oracle_absent": "from_memory"}}
-    inputs = {"source": table_hash(source)}
+    inputs = {"source": artifacts.hash_path(source)}
     with artifacts.writing(out, "dataset", recipe, inputs, overwrite=overwrite) as draft:
         read = _Import()
         rows = 0

@@ -67,7 +67,7 @@ class GroundedQuestion:
     source: Literal["teacher", "qa"]
     aliases: tuple[str, ...] = ()
     reasoning: str = ""
-    reasoning_source: Literal["teacher", "long_answer", "none"] = "none"
+    reasoning_source: Literal["teacher", "long_answer", "reviewer", "none"] = "none"
     split: Split | None = None
     question_type: QuestionType = "factual"
     flags: tuple[str, ...] = ()

@@ -70,8 +70,8 @@ def parse_verdict(text: str) -> Verdict | None:
     match = _WORD.match(text)
     said = match[1].lower() if match and "{" not in text else ""
     if said in _YES or said in _NO:
-        verdict = said in _YES
-        return Verdict(verdict, verdict, verdict)
+        holds = said in _YES
+        return Verdict(holds, holds, holds)
     return None
 
 
@@ -100,11 +100,11 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _from_row(row: Mapping[str, Any]) -> Verdict | None:
-    points = [_truth(row.get(name)) for name in _ASKED]
-    if None in points:
+    supported, answers, clear = (_truth(row.get(name)) for name in _ASKED)
+    if supported is None or answers is None or clear is None:
         return None
     reason = row.get("reason")
-    return Verdict(*map(bool, points), reason=" ".join(reason.split()) if isinstance(reason, str) else "")
+    return Verdict(supported, answers, clear, " ".join(reason.split()) if isinstance(reason, str) else "")
 
 
 def _truth(value: object) -> bool | None:

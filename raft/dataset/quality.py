@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raft.corpus.spans import normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
-from raft.dataset.support import has_names, has_numbers, quantities, same_answer, stems, support
+from raft.dataset.support import all_stems, computed, has_names, has_numbers, quantities, same_answer, support
 from raft.prompts import is_refusal
 from raft.records import Answer
 
@@ -36,7 +36,7 @@ _SPEAKS_OF_TEXT = re.compile(
 
 _ASKS_AGAIN = re.compile(
     r"\?.*\w.*\?"  # two question marks
-    r"|(?:,| and| or) (?:and )?(?:what|who|whom|whose|where|why|how (?:much|many|long|often|soon)) "
+    r"|,? (?:and|or) (?:what|who|whom|whose|where|why|how (?:much|many|long|often|soon)) "
     r"(?:is|are|was|were|do|does|did|must|may|can|should|will)\b",
     re.IGNORECASE | re.DOTALL,
 )
@@ -115,7 +115,9 @@ def answer_overlap(item: GroundedQuestion) -> float:
 
 
 def _quoted(item: GroundedQuestion) -> str:
-    return "\n".join(quote.text for quote in item.quotes)
+    """What the quotes say, and what two numbers come to where there are two quotes (how many days more, say)."""
+    said = "\n".join(quote.text for quote in item.quotes)
+    return f"{said}\n{' ; '.join(computed(said))}" if len(item.quotes) > 1 else said
 
 
 def form_faults(item: GroundedQuestion) -> list[str]:
@@ -145,7 +147,7 @@ def _echo_faults(item: GroundedQuestion) -> list[str]:
         return []
     if f" {' '.join(said)} " in f" {' '.join(asked)} ":
         return ["answer_in_question"]
-    return ["answer_restates_question"] if stems(item.answer) <= stems(item.question) else []
+    return ["answer_restates_question"] if all_stems(item.answer) <= all_stems(item.question) else []
 
 
 def retrieval_flag(oracle_ids: Sequence[str], hit_ids: Sequence[str], k: int) -> str | None:

@@ -87,7 +87,7 @@ def edited(item: GroundedQuestion, words: Words, oracles: Mapping[str, str]) -> 
         item, question=question, answer=answer, quotes=quotes, reasoning=reasoning,
         answer_type=answer_type_of(answer) if told and not same else item.answer_type,
         aliases=item.aliases if same else (),
-        reasoning_source=item.reasoning_source if reasoning else "none",
+        reasoning_source=item.reasoning_source if reasoning == item.reasoning else "reviewer" if reasoning else "none",
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def _write(
         applied = _applied(review, target, kept, counts)
         draft.facts = _facts(review, kept, counts, refused, applied)
         if CARD in manifest.files:
-            facts, licences = draft.facts, manifest.facts.get("licences") or ()
+            facts, licences = draft.facts, [*Counter(manifest.facts.get("licences") or {}).elements()]
             write_card(
                 draft.folder, name=target.name, facts=facts, recipe=manifest.recipe, licences=licences,
                 sample=counts.sample, language=manifest.facts.get("language"),

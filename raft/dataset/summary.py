@@ -47,10 +47,10 @@ def labels_of(index: SearchableIndex, documents: Iterable[str]) -> list[str]:
     return sorted({value for name in documents for value in index.document(name).metadata.get("labels", ())})
 
 
-def licences_of(index: SearchableIndex, documents: Iterable[str]) -> list[str]:
-    """The licence of each of these documents, "" where its metadata names none."""
+def licences_of(index: SearchableIndex, documents: Iterable[str]) -> dict[str, int]:
+    """How many of these documents bear each licence, "" for those whose metadata names none."""
     found = (index.document(name).metadata for name in documents)
-    return [str(metadata.get("license") or metadata.get("licence") or "") for metadata in found]
+    return dict(Counter(str(each.get("license") or each.get("licence") or "") for each in found))
 
 
 def summarize(

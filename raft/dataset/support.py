@@ -58,8 +58,8 @@ def support(answer: str, question: str, text: str) -> float:
 
 
 def _share(answer: str, question: str, text: str) -> float:
-    wanted, there = stems(answer), _all_stems(text)
-    new = wanted - _all_stems(question) or wanted
+    wanted, there = stems(answer), all_stems(text)
+    new = wanted - all_stems(question) or wanted
     return min(len(part & there) / len(part) if part else 0.0 for part in (wanted, new))
 
 
@@ -76,7 +76,7 @@ def has_numbers(answer: str, question: str, text: str) -> bool:
 def has_names(answer: str, question: str, text: str) -> bool:
     """Whether every capitalised word inside the answer's sentences stands in the text or the question."""
     names = {word for match in _NAME.finditer(answer) if match.group()[0].isupper() for word in words(match.group())}
-    return _stemmed(names) <= _all_stems(text) | _all_stems(question)
+    return _stemmed(names) <= all_stems(text) | all_stems(question)
 
 
 def quantities(text: str) -> dict[str, frozenset[str]]:
@@ -92,6 +92,13 @@ def quantities(text: str) -> dict[str, frozenset[str]]:
     return found
 
 
+def computed(text: str) -> list[str]:
+    """The sums, differences and products of two numbers of a text: what an answer in two steps may come to."""
+    found = [Decimal(value) for value in quantities(text) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", value)]
+    pairs = [(a, b) for at, a in enumerate(found) for b in found[at + 1 :]]
+    return sorted({f"{value:f}" for a, b in pairs for value in (a + b, abs(a - b), a * b)})
+
+
 def _value(number: str) -> str:
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", number):
         number = number.replace(",", "")
@@ -105,7 +112,8 @@ def stems(text: str) -> frozenset[str]:
     return _stemmed(content_words(text))
 
 
-def _all_stems(text: str) -> frozenset[str]:
+def all_stems(text: str) -> frozenset[str]:
+    """The stems of all words of a text, numbers by value."""
     return _stemmed(words(text))
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from raft.artifacts import digest, hash_file
 from raft.errors import InputError
 from raft.readers.plain import clean, decode, encodable
 
@@ -43,13 +42,6 @@ def table_rows(path: Path) -> Iterator[Row]:
 def is_separated(path: Path) -> bool:
     """Whether the table's cells are all text, so that a list is written into one."""
     return _form(path) in (".csv", ".tsv")
-
-
-def table_hash(path: Path) -> str:
-    """Hash of a file, or of every file of a folder."""
-    if not path.is_dir():
-        return hash_file(path)
-    return digest({p.relative_to(path).as_posix(): hash_file(p) for p in sorted(path.rglob("*")) if p.is_file()})
 
 
 def _form(path: Path) -> str:

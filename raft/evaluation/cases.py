@@ -19,8 +19,8 @@ from typing import Literal, Protocol
 
 from raft.artifacts import MANIFEST, parse_manifest
 from raft.config import SearchMode, SystemName
-from raft.dataset.targets import target_of
 from raft.dataset.grounding import ground, locate, shorten
+from raft.dataset.targets import target_of
 from raft.errors import ArtifactError, InputError
 from raft.evaluation.metrics import recall_at_k
 from raft.prompts import Shot, render_target

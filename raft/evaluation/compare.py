@@ -119,7 +119,7 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     index_path = require(recipe.index, "index", "--index DIR")
     questions_path = require(recipe.questions, "questions", "--questions FILE")
     systems, notes = choose_systems(recipe.systems, has_tuned)
-    inputs = {"questions": artifacts.hash_file(questions_path)}
+    inputs = {"questions": artifacts.hash_path(questions_path)}
     if recipe.adapter is not None:
         inputs["adapter"] = artifacts.open_artifact(recipe.adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))

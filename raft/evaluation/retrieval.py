@@ -40,7 +40,7 @@ def evaluate_retrieval(
     path = require(recipe.questions, "questions", "--questions FILE")
     if out is not None:
         artifacts.check_free(out, overwrite)
-    inputs = {"questions": artifacts.hash_file(path)}
+    inputs = {"questions": artifacts.hash_path(path)}
     opened = {
         name: open_index(folder, labels=recipe.labels, reranker=recipe.reranker)
         for name, folder in _names(recipe.index).items()

@@ -170,10 +170,10 @@ def _traceable(model: Any) -> Any:
             self.model = model
 
         def forward(self, input_ids: Any, attention_mask: Any, position_ids: Any, beam_idx: Any, past: Any) -> Any:
-            cache = DynamicCache(config=model.config)
+            cache: Any = DynamicCache(config=model.config)
             for layer, keys, values in zip(cache.layers, past[::2], past[1::2], strict=True):
                 keys, values = (state.index_select(0, beam_idx) for state in (keys, values))
-                layer.lazy_initialization(keys, values)  # type: ignore[no-untyped-call]
+                layer.lazy_initialization(keys, values)
                 layer.keys, layer.values = keys, values
             total = attention_mask.shape[1]
             rows = torch.arange(total - input_ids.shape[1], total)

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -70,9 +70,9 @@ class RayModel:
             for block in answered.iter_batches(batch_size=None, batch_format="numpy"):
                 yield from (ChatReply(**json.loads(str(row))) for row in block["reply"])
 
-    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply | None]:
+    def stream(self, request: ChatRequest) -> Iterator[str]:
         """The reply in pieces, made in this process: one reply is not divided."""
-        return (yield from self._here().stream(request))
+        return self._here().stream(request)
 
     def _here(self) -> ChatModel:
         from raft.llm.open import open_chat_model

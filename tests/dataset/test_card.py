@@ -56,8 +56,9 @@ def test_load_dataset_finds_the_splits_through_the_card(tmp_path):
 def test_numbers_and_making_are_said():
     text = card()
     for said in (
-        "| train | 40 | 120 |", "81.2%", r"| quote\_missing | 3 |", "12,345 tokens", "prices: 0.25", r"gpt\-x", "| numeric | 60 |",
-        r"context.oracle\_fraction = 0.8", EXAMPLE.question, EXAMPLE.target, "**hr, legal**",
+        "| train | 40 | 120 |", "81.2%", r"| quote\_missing | 3 |", "12,345 tokens", "prices: 0.25",
+        r"gpt\-x", "| numeric | 60 |", r"context.oracle\_fraction = 0.8", EXAMPLE.question, EXAMPLE.target,
+        "**hr, legal**",
     ):  # fmt: skip
         assert said in text, said
     assert "api" not in text  # what is not set is left out

@@ -10,9 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from raft.artifacts import hash_file
 from raft.dataset.importers import read_questions
-from raft.dataset.tables import table_hash
 from raft.errors import InputError, UsageError
 from raft.records import Evidence
 
@@ -283,12 +281,3 @@ def test_a_folder_of_something_else_and_a_damaged_one(tmp_path):
     (tmp_path / "q" / "state.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         read_questions(tmp_path / "q")
-
-
-def test_the_hash_of_a_folder_is_of_all_its_files(tmp_path):
-    datasets.Dataset.from_list([GOOD]).save_to_disk(tmp_path / "q")
-    first = table_hash(tmp_path / "q")
-    assert first == table_hash(tmp_path / "q")
-    (tmp_path / "q" / "state.json").write_text((tmp_path / "q" / "state.json").read_text() + " ")
-    assert table_hash(tmp_path / "q") != first
-    assert table_hash(written(tmp_path, GOOD)) == hash_file(tmp_path / "questions.jsonl")

@@ -100,6 +100,13 @@ def test_overlap_counts_content_words():
     assert answer_overlap(item(answer="zinc", aliases=("12 mg",))) == 1.0
 
 
+def test_numbers_may_be_computed_from_two_quotes():
+    two = ("Until 2019 adults started with 20 mg.", "Adults start with 12 mg.")
+    for answer, faults in (("8 mg", []), ("32 mg", []), ("9 mg", ["number_not_in_quote", "answer_not_in_quote"])):
+        assert support_faults(item(answer=answer, quotes=two), "", 0.5) == faults
+    assert support_faults(item(answer="8 mg", quotes=(" ".join(two),)), "", 0.5) != []
+
+
 def test_a_bound_of_nothing_asks_for_no_support():
     assert support_faults(item(answer="13 ml of Zinc"), ORACLE["c"], 0.0) == []
 
@@ -123,6 +130,7 @@ def test_a_name_may_stand_anywhere_in_the_oracles():
         (item(answer="Corvalexin"), ["answer_in_question"]),
         (item(answer="the first Corvalexin dose"), ["answer_restates_question"]),
         (item(answer="the first 2 doses"), []),
+        (item(answer="Corvalexin A"), []),
         (item(answer="Corvalexin", question_type="comparison"), []),
         (item(answer="", quotes=(), kind="unanswerable", question_type="unanswerable"), []),
     ],
@@ -139,6 +147,7 @@ def test_the_form_that_a_type_of_question_asks_for(given, faults):
         ("What is the dose and how often is it given?", True),
         ("What is the dose for adults and children who weigh 40 kg?", False),
         ("When must the tenant pay, or leave?", False),
+        ("Under the Act of 2019, what is the ceiling, and to which homes does it apply?", False),
         ("What is the dose?", False),
     ],
 )

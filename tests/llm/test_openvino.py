@@ -94,7 +94,9 @@ def test_streamed_pieces_make_the_same_answer(student: OpenVinoModel) -> None:
 
 def test_whoever_stops_listening_leaves_nothing_behind(student: OpenVinoModel) -> None:
     [expected] = student.complete(requests()[:1])
-    replies = student.complete([replace(request, max_tokens=n) for n, request in zip((1, 90, 90), requests())])
+    replies = student.complete(
+        [replace(request, max_tokens=n) for n, request in zip((1, 90, 90), requests(), strict=False)]
+    )
     next(replies)
     replies.close()  # type: ignore[attr-defined]
     stream = student.stream(requests(90)[2])
@@ -204,7 +206,8 @@ def test_a_conversion_is_made_once_and_again_when_it_is_damaged(tiny_folder: Pat
     first = converted(weights, tmp_path / "out")
     assert converted(weights, tmp_path / "out") == first
     (tmp_path / "out" / "openvino_model.bin").write_bytes(b"damaged")
-    assert converted(weights, tmp_path / "out").files == first.files
+    again = converted(weights, tmp_path / "out")
+    assert again.files["openvino_model.bin"] == first.files["openvino_model.bin"]
     assert first.facts == {"window": 2048, "end_ids": [2]}
     assert not list(home().glob("models/*"))
 

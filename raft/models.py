@@ -142,13 +142,15 @@ def model_fingerprint(folder: Path) -> str:
     return digest({file.name: hash_file(file) for file in files})
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, padding on the left, with a chat template. Raises ModelError when either is missing."""
+def load_tokenizer(folder: Path, gguf_file: str | None = None) -> Any:
+    """The tokenizer of a folder, or of a GGUF file in it, padding on the left, with a chat template. Raises ModelError
+    when either is missing."""
     quiet_libraries()
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        where = {} if gguf_file is None else {"gguf_file": gguf_file}
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **where)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"{folder} holds no tokenizer that can be loaded ({_first_line(error)})", "Add its tokenizer.json"

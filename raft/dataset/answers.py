@@ -15,7 +15,15 @@ from dataclasses import replace
 
 from raft.corpus.spans import find_span
 from raft.dataset.candidates import Candidate
-from raft.dataset.grounding import MOST_QUOTES, GroundedQuestion, Passage, content_words, quote_around, shorten
+from raft.dataset.grounding import (
+    MOST_QUOTES,
+    GroundedQuestion,
+    Passage,
+    best_sentence,
+    content_words,
+    quote_around,
+    shorten,
+)
 from raft.dataset.questions import SAMPLE
 from raft.prompts import (
     Message,
@@ -30,6 +38,8 @@ from raft.prompts import (
     without_quotes,
 )
 from raft.records import Answer, AnswerType, Chunk, QuestionType, Quote
+
+_MOST_BARE_WORDS = 20  # of a reply that is taken for an answer without its form
 
 _SHOT = Shot(
     "What does a late lantern of the Lantern Lodge cost?",
@@ -54,10 +64,13 @@ def read_teacher_answer(
     """The question with the teacher's answer, and the parsed reply for the quality rules.
 
     Quotes that stand verbatim in a chunk are kept in the chunk's own spelling, cut to the project's length; the
-    others are left out (the reply's own quotes show them).
+    others are left out (the reply's own quotes show them). Small teachers often say nothing but the answer: it is
+    taken as one, and where its words stand in a chunk, their sentence is the quote.
     """
-    answer = parse_answer(text)
+    answer = _bare(parse_answer(text))
     found = [_quoted(quote, answer.final, chunks) for quote in answer.quotes]
+    if not answer.quotes and not answer.abstained:
+        found = [_sentence_of(answer.final, question, chunk) for chunk in chunks]
     quotes = tuple(dict.fromkeys(passage for passage in found if passage is not None))[:MOST_QUOTES]
     reasoning = shorten(without_quotes(answer.reasoning))
     final = answer.final.strip().removesuffix(".")
@@ -70,6 +83,21 @@ def read_teacher_answer(
         reasoning=reasoning, reasoning_source="teacher" if reasoning else "none", question_type=kind,
     )  # fmt: skip
     return grounded, answer
+
+
+def _bare(answer: Answer) -> Answer:
+    """The answer as well formed when it is a few words and nothing else."""
+    bare = not answer.quotes and "\n" not in answer.text.strip() and len(answer.text.split()) <= _MOST_BARE_WORDS
+    return replace(answer, well_formed=True) if bare and answer.text.strip() else answer
+
+
+def _sentence_of(answer: str, question: str, chunk: Chunk) -> Passage | None:
+    """The sentence of the chunk that holds the answer's words, and most of the question's."""
+    span = best_sentence(chunk.text, answer, question)
+    if span is None or find_span(chunk.text[slice(*span)], answer.strip().removesuffix(".")) is None:
+        return None
+    quote = quote_around(chunk.text, span, answer)
+    return Passage(chunk.id, quote) if quote else None
 
 
 def _quoted(quote: Quote, answer: str, chunks: Sequence[Chunk]) -> Passage | None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from raft.dataset.card import write_card
 from raft.dataset.collect import (
     CANDIDATES,
     QuestionPlan,
-    SearchableIndex,
     chosen_chunks,
     explain,
     from_rows,
@@ -40,6 +39,7 @@ from raft.dataset.entailment import load_entailment
 from raft.dataset.estimate import rows_of, teacher_tasks
 from raft.dataset.examples import ExampleSettings, Tally, beside_edits, counterfactuals, pool_of, settle, write_examples
 from raft.dataset.gate import Gate, Rules
+from raft.dataset.near import NearMisses, SearchableIndex
 from raft.dataset.quality import also_answers
 from raft.dataset.split import Likeness, likeness_of
 from raft.dataset.summary import DatasetSummary, labels_of, licences_of, summarize
@@ -56,7 +56,6 @@ _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes 
 _OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "workers", "ray_address")
 _OF_MONEY = ("prompt_price", "completion_price", "budget_tokens", "budget_money", "cache")
 _NEAR_PER_PLACE = 4  # retriever's hits looked at for each place of a context
-_QUERIES_AT_ONCE = 256
 
 
 def _silent(stage: str, done: int, total: int, note: str = "") -> None: ...
@@ -104,9 +103,11 @@ def generate_dataset(
             open_files.callback(gate.close)
             draft.scratch.append(gate.scratch)
             asking, reader = _teachers(recipe, teacher, judge_model, draft.folder, open_files)
-            held_out = _collect(recipe, index, asking, gate, draft.folder, progress)
+            misses = open_files.enter_context(NearMisses(index, _near_count(recipe)))
+            held_out = _collect(recipe, index, asking, gate, misses, draft.folder, progress)
             likeness = _likeness(index.chunks)
-            near = _check(recipe, index, gate, asking, reader, likeness, progress)
+            near = misses.of([(item.id, item.question) for item in gate], progress)
+            _check(recipe, index, gate, asking, reader, likeness, near, progress)
             splits, tally = _assemble(recipe, index, gate, held_out, likeness, near, draft.folder)
             _write(draft.folder, gate, splits, tally, index)
             summary = summarize(out, gate, splits, tally, [each for each in (asking, reader) if each is not None])
@@ -182,6 +183,7 @@ def _collect(
     index: SearchableIndex,
     teacher: Teacher | None,
     gate: Gate,
+    misses: NearMisses,
     folder: Path,
     progress: Progress,
 ) -> dict[str, Split]:
@@ -199,8 +201,14 @@ def _collect(
         reserved = held_out | _held_out(wanted)
     if teacher is not None and "questions" in writes:
         chunks = chosen_chunks(index.chunks, recipe.questions.max_chunks, recipe.seed, reserved)
-        from_teacher(chunks, _plan(recipe), index, teacher, gate, rules, folder, progress)
+        from_teacher(chunks, _plan(recipe), index, teacher, gate, rules, misses, folder, progress)
     return held_out
+
+
+def _near_count(recipe: GenerateRecipe) -> int:
+    """How many of the retriever's hits are looked at for each question."""
+    places = recipe.context.distractor_range[1] + 1
+    return max(_NEAR_PER_PLACE * places, recipe.quality.retriever_k)
 
 
 def _rules(recipe: GenerateRecipe) -> Rules:
@@ -257,45 +265,20 @@ def _check(
     teacher: Teacher | None,
     reader: Teacher | None,
     likeness: Likeness,
+    near: Mapping[str, tuple[str, ...]],
     progress: Progress,
-) -> dict[str, tuple[str, ...]]:
-    """Ask of the accepted questions what the recipe wants to know; gives the retriever's hits by question."""
-    quality, places = recipe.quality, recipe.context.distractor_range[1] + 1
+) -> None:
+    """Ask of the accepted questions what the recipe wants to know."""
+    quality = recipe.quality
     checks = Checks(quality.retriever_k, quality.keep_unfound, quality.keep_pii, quality.round_trip)
-    near = _near_ids(gate, index, max(_NEAR_PER_PLACE * places, quality.retriever_k), progress)
     flag(gate, near, checks)
     if teacher is not None:
-        answers = also_answers(list(gate), lambda name: index.chunk(name).text, likeness.groups)
+        answers = also_answers(gate.item, lambda name: index.chunk(name).text, likeness.groups)
         round_trip(gate, near, answers, index, teacher, checks, progress, recipe.seed)
     if quality.entailment_model is not None:
         entail(gate, index, load_entailment(quality.entailment_model), quality.min_entailment, progress)
     if reader is not None:
         judge(gate, index, reader, progress)
-    return near
-
-
-def _near_ids(gate: Gate, index: SearchableIndex, k: int, progress: Progress) -> dict[str, tuple[str, ...]]:
-    """Question id -> the retriever's best ``k`` chunks."""
-    found: dict[str, tuple[str, ...]] = {}
-    names: dict[str, str] = {}  # each id once, however many questions come near it
-    total, k = len(gate), min(k, len(index.chunks))
-    for batch in _batches(((item.id, item.question) for item in gate), _QUERIES_AT_ONCE):
-        hits = index.search([question for _, question in batch], k)
-        for (key, _), row in zip(batch, hits, strict=True):
-            found[key] = tuple(names.setdefault(hit.chunk.id, hit.chunk.id) for hit in row)
-        progress("distractors", len(found), total)
-    return found
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _assemble(
@@ -320,7 +303,7 @@ def _assemble(
     edited = chosen.policy == "counterfactual" or (chosen.policy == "mixed" and chosen.mix.get("counterfactual", 0))
     made_up = counterfactuals(gate, index, recipe.seed) if edited else {}
     texts = {chunk.id: chunk.text for chunks in made_up.values() for chunk in chunks}
-    answers = also_answers(list(gate), lambda name: texts.get(name) or index.chunk(name).text, likeness.groups)
+    answers = also_answers(gate.item, lambda name: texts.get(name) or index.chunk(name).text, likeness.groups)
     answers = beside_edits(answers, gate, made_up)
     pool = pool_of(index.chunks, gate, splits, held_out, likeness)
     tally = write_examples(folder, gate, splits, near, answers, index, pool, settings, made_up)

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from raft.artifacts import digest
-from raft.config import SearchMode
 from raft.dataset.answers import (
     answer_messages,
     candidate_answer,
@@ -31,6 +30,7 @@ from raft.dataset.answers import (
 from raft.dataset.candidates import Candidate, answer_candidates
 from raft.dataset.gate import Gate, Rules
 from raft.dataset.grounding import GroundedQuestion, ground
+from raft.dataset.near import NearMisses, SearchableIndex
 from raft.dataset.quality import duplicates, form_faults, reply_faults
 from raft.dataset.question_replies import parse_question, parse_questions
 from raft.dataset.questions import (
@@ -45,7 +45,7 @@ from raft.dataset.support import same_answer
 from raft.dataset.teacher import Progress, Prompt, Teacher
 from raft.llm.chat import ChatReply
 from raft.prompts import Message, build_messages, parse_answer
-from raft.records import Chunk, Document, Hit, QaItem, QuestionType
+from raft.records import Chunk, QaItem, QuestionType
 from raft.rows import Spool
 
 LEAST_CHUNK_WORDS = 12  # nothing worth asking stands in less
@@ -54,22 +54,6 @@ _PAIRED: tuple[QuestionType, ...] = ("multihop", "comparison")
 _PARTNER_HITS = 8  # looked at for a chunk to ask about together with another one
 _REFUSAL_CHUNKS = 4  # an unanswerable question must be refused over so many of the retriever's best
 _QUERIES_AT_ONCE = 256
-
-
-class SearchableIndex(Protocol):
-    """The part of an index that a dataset is made from."""
-
-    @property
-    def chunks(self) -> Sequence[Chunk]: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def chunk(self, chunk_id: str) -> Chunk: ...
-
-    def document(self, document_id: str) -> Document: ...
-
-    def search(self, queries: Sequence[str], k: int, mode: SearchMode = "fused") -> list[list[Hit]]: ...
 
 
 @dataclass(frozen=True)
@@ -119,6 +103,7 @@ def from_teacher(
     teacher: Teacher,
     gate: Gate,
     rules: Rules,
+    misses: NearMisses,
     folder: Path,
     progress: Progress,
 ) -> None:
@@ -129,7 +114,7 @@ def from_teacher(
             asking.clozes(chunk_ids)
         else:
             asking.questions(chunk_ids)
-        asking.answers()
+        asking.answers(misses)
 
 
 class _Asking:
@@ -235,8 +220,8 @@ class _Asking:
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
-    def answers(self) -> None:
-        """Ask for the answer to each question that repeats none before it."""
+    def answers(self, misses: NearMisses) -> None:
+        """Ask for the answer to each question that repeats none before it; its near misses are searched meanwhile."""
         accepted = [(item.id, item.question) for item in self._gate]
         repeats = duplicates([*accepted, *((row["id"], row["question"]) for row in self._spool)])
         kept = []
@@ -251,6 +236,8 @@ class _Asking:
             for at in kept:
                 row = self._spool[at]
                 yield Prompt(str(at), self._answer_messages(row, self._chunks(row, shown.get(at))))
+
+        misses.begin([(row["id"], row["question"]) for row in map(self._spool.__getitem__, kept)])
 
         def passes(name: str, reply: ChatReply) -> bool:
             row = self._spool[int(name)]

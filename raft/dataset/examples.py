@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raft.dataset.collect import SearchableIndex
 from raft.dataset.context import Asked, Context, ContextSettings, draw_contexts
 from raft.dataset.counterfactual import edits_of, speaks_of, vocabulary_of
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion
+from raft.dataset.near import SearchableIndex
 from raft.dataset.split import Likeness, leaks, split_by_document
 from raft.dataset.targets import TargetForm, target_of
 from raft.errors import InputError

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from raft.corpus.spans import normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
@@ -21,6 +23,7 @@ from raft.records import Answer
 
 NEAR_DUPLICATE = 0.9  # Jaccard similarity of content words
 _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with the answer must hold
+_REMEMBERED = 4096  # questions, and texts of chunks
 
 _SHORTEST_DEFINITION = 3  # words
 
@@ -209,40 +212,48 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """By what a question's answer is told in a chunk; ``closed`` when its answer alone tells nothing."""
+
+    quotes: tuple[str, ...]
+    answer: re.Pattern[str]
+    asked: frozenset[str]
+    closed: bool
+    groups: frozenset[int]
+
+
 def also_answers(
-    items: Iterable[GroundedQuestion], chunk_text: Callable[[str], str], alike: Mapping[str, int]
+    question: Callable[[str], GroundedQuestion], chunk_text: Callable[[str], str], alike: Mapping[str, int]
 ) -> Callable[[str, str], bool]:
     """A test (question id, chunk id) -> whether a chunk that is not its oracle answers the question too.
 
     It does when it is a near-duplicate of an oracle, when it holds a quote of the question, or the answer at word
     boundaries together with most of the question's content words. Closed-set answers are told by the first two alone.
-    ``alike`` has the group of each chunk that has near-duplicates.
+    ``alike`` has the group of each chunk that has near-duplicates. A few thousand questions and texts are remembered.
     """
-    known = {item.id: item for item in items}
-    passages = {
-        item.id: (
-            [normalize(quote.text) for quote in item.quotes],
-            normalize(item.answer),
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def told(question_id: str) -> _Told:
+        item = question(question_id)
+        return _Told(
+            tuple(normalize(quote.text) for quote in item.quotes),
+            re.compile(rf"(?<!\w){re.escape(normalize(item.answer))}(?!\w)"),
             content_words(item.question),
+            item.answer_type in (*CLOSED_TYPES, "unanswerable"),
+            frozenset(alike[chunk_id] for chunk_id in item.oracle_ids if chunk_id in alike),
         )
-        for item in known.values()
-    }
-    oracle_groups = {
-        item.id: {alike[chunk_id] for chunk_id in item.oracle_ids if chunk_id in alike} for item in known.values()
-    }
-    texts: dict[str, str] = {}
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def text_of(chunk_id: str) -> str:
+        return normalize(chunk_text(chunk_id))
 
     def answers(question_id: str, chunk_id: str) -> bool:
-        if chunk_id in alike and alike[chunk_id] in oracle_groups[question_id]:
+        sought, text = told(question_id), text_of(chunk_id)
+        if alike.get(chunk_id) in sought.groups or any(quote in text for quote in sought.quotes):
             return True
-        text = texts[chunk_id] if chunk_id in texts else texts.setdefault(chunk_id, normalize(chunk_text(chunk_id)))
-        quotes, answer, asked = passages[question_id]
-        if any(quote in text for quote in quotes):
-            return True
-        if known[question_id].answer_type in (*CLOSED_TYPES, "unanswerable") or answer not in text:
+        if sought.closed or not sought.answer.search(text):
             return False
-        if not re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text):
-            return False
-        return len(asked & frozenset(words(text))) >= _ALSO_ANSWERS * len(asked)
+        return len(sought.asked & frozenset(words(text))) >= _ALSO_ANSWERS * len(sought.asked)
 
     return answers

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.dataset.collect import SearchableIndex
 from raft.dataset.examples import SPLITS, Tally
 from raft.dataset.gate import Gate
+from raft.dataset.near import SearchableIndex
 from raft.dataset.teacher import Teacher
 from raft.records import Split, to_row
 

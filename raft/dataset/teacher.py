@@ -21,6 +21,8 @@ from raft.llm.replies import Replies
 from raft.prompts import Message
 
 CHARACTERS_PER_TOKEN = 4  # of English, by rule of thumb
+_SAMPLED = 8  # of so many replies one is judged while asking, so that the next call is not kept waiting
+_LEAST_SAMPLED = 100  # prompts up to which all are
 _FIRST_REPLIES = 20  # so many replies before failures are judged while asking
 
 
@@ -77,6 +79,7 @@ class _Stage:
     waiting: dict[str, Prompt] = field(default_factory=dict)  # key -> what is in flight
     seen: set[bytes] = field(default_factory=set)
     done: int = 0
+    sampled: int = 0
     passed: int = 0
     asked: int = 0
     failed: int = 0
@@ -118,7 +121,8 @@ class Teacher:
         progress: Progress,
         passes: Callable[[str, ChatReply], bool] | None = None,
     ) -> None:
-        """Ask what has no reply yet; ``passes(name, reply)`` tells the progress which replies are of use.
+        """Ask what has no reply yet; ``passes(name, reply)`` tells the progress which replies are of use (where there
+        are many, of a sample).
 
         Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end;
         CheckFailed when the budget is spent, the calls in flight finished and kept.
@@ -130,7 +134,7 @@ class Teacher:
             for reply in replies:
                 self._take(reply, asking)
         if asking.failed:
-            self._check(asking.failed, asking.asked, next(reversed(self._failures.values())).error)
+            self._check(asking.failed, asking.done, next(reversed(self._failures.values())).error)
         if (spent := self._spent()) is not None and asking.done < total:
             raise CheckFailed(
                 f"{spent}, after {self.spending.calls} calls; {asking.done} of {total} {stage} are done",
@@ -192,8 +196,10 @@ class Teacher:
 
     def _tell(self, name: str, reply: ChatReply, asking: _Stage) -> None:
         asking.done += 1
-        asking.passed += asking.passes(name, reply)
-        note = f"{asking.passed / asking.done:.0%} of use"
+        if asking.done % _SAMPLED == 1 or asking.total <= _LEAST_SAMPLED:
+            asking.sampled += 1
+            asking.passed += asking.passes(name, reply)
+        note = f"{asking.passed / asking.sampled:.0%} of use"
         if self.cost:
             note += f", cost {self.cost:.2f}"
         asking.progress(asking.name, asking.done, asking.total, note)

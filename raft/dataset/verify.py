@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raft.artifacts import digest
-from raft.dataset.collect import SearchableIndex
 from raft.dataset.entailment import Entailment, entailment_faults, entailment_scores
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion
 from raft.dataset.judge import JUDGE_SCHEMA, judge_faults, judge_messages, parse_verdict
+from raft.dataset.near import SearchableIndex
 from raft.dataset.pii import pii_flags
 from raft.dataset.quality import retrieval_flag, round_trip_faults
 from raft.dataset.teacher import Progress, Prompt, Teacher

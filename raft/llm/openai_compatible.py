@@ -71,10 +71,11 @@ class OpenAICompatibleModel:
         with _Loop(Lanes(self._endpoint, self._concurrency)) as loop:
             ask = partial(self._ask, _Line(loop.lanes, Pace(self._concurrency)))
             while True:
+                # what has come is handed over before more is asked: a caller that keeps replies loses none of them
+                yield from (reply for reply in done if isinstance(reply, ChatReply))
                 pulled = list(itertools.islice(source, 0 if failure else self._concurrency - running))
                 loop.submit(ask, pulled)
                 running += len(pulled)
-                yield from (reply for reply in done if isinstance(reply, ChatReply))
                 if not running:
                     break
                 done = loop.take()

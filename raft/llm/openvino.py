@@ -8,6 +8,9 @@
 Requests decode together, new ones joining as others end, and what prompts share is computed once: a prompt waits until
 one that begins alike is in the cache. Weights and cache stay in float32, so that greedy replies are those of
 transformers; on a GGUF the engine ignores adapters without a word, so they are merged before the conversion.
+
+A GGUF file that is named by its path, without an adapter, is run as it is: its weights stay quantized, which takes a
+quarter of the memory and answers a little differently than the dequantized model would.
 """
 
 from __future__ import annotations
@@ -26,7 +29,17 @@ from raft.artifacts import home
 from raft.errors import ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.local import find_weights
-from raft.llm.openvino_network import MAX_ROWS, converted, failing, is_installed, obstacle, open_engine, read_config
+from raft.llm.openvino_network import (
+    MAX_ROWS,
+    converted,
+    failing,
+    is_gguf,
+    is_installed,
+    obstacle,
+    open_engine,
+    read_config,
+    read_gguf,
+)
 from raft.models import load_tokenizer, prompt_ids
 
 _WINDOW = 512  # requests ordered together
@@ -43,7 +56,7 @@ def can_run(model: str) -> bool:
 
     if not is_installed() or torch.cuda.is_available():
         return False
-    return not obstacle(read_config(find_weights(model, None).folder))
+    return is_gguf(model) or not obstacle(read_config(find_weights(model, None).folder))
 
 
 class OpenVinoModel:
@@ -69,6 +82,9 @@ class OpenVinoModel:
         when it cannot be found or run; ArtifactError when the adapter was trained on another base model."""
         if not is_installed():
             raise ModelError("engine = 'openvino' needs packages that are not installed", _INSTALL)
+        if adapter is None and is_gguf(model):
+            tokenizer, window, ends = read_gguf(Path(model))
+            return cls(model, open_engine(Path(model)), tokenizer, window, ends, batch_tokens=batch_tokens)
         weights = find_weights(model, adapter)
         folder = home() / "models" / f"language-{weights.fingerprint()[:16]}-openvino"
         manifest = converted(weights, folder)

@@ -20,7 +20,7 @@ from typing import Any
 from raft.artifacts import Manifest, open_artifact, writing
 from raft.errors import ArtifactError, InputError, ModelError
 from raft.llm.local import Weights, load_weights
-from raft.models import load_tokenizer
+from raft.models import load_tokenizer, quiet_libraries
 
 CONVERTED = "language model for OpenVINO, format 1"  # the kind of its artefact; another one is converted again
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3"})  # those whose conversion is tested
@@ -53,7 +53,7 @@ def _last_line(error: Exception) -> str:
 
 
 def open_engine(folder: Path) -> Any:
-    """The engine over a converted model. Its cache grows with what is asked. Raises ModelError."""
+    """The engine over a converted model, or a GGUF file. Its cache grows with what is asked. Raises ModelError."""
     _silence_telemetry()
     import openvino_genai
 
@@ -61,9 +61,31 @@ def open_engine(folder: Path) -> Any:
     scheduler.max_num_batched_tokens = _STEP_TOKENS
     scheduler.max_num_seqs = MAX_ROWS
     scheduler.enable_prefix_caching = True
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    properties = exact if folder.is_dir() else {}  # what is quantized already is run as fast as it goes
     with failing():
         return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+
+
+def is_gguf(model: str) -> bool:
+    """Whether the model is a GGUF file named by its path, of an architecture that the engine runs as it is."""
+    path = Path(model)
+    if path.suffix != ".gguf" or not path.is_file():
+        return False
+    from gguf import GGUFReader
+
+    field = GGUFReader(path).get_field("general.architecture")
+    return field is not None and field.contents() in ARCHITECTURES
+
+
+def read_gguf(file: Path) -> tuple[Any, int, frozenset[int]]:
+    """The tokenizer of a GGUF file, the window of its model, and the tokens that end a turn. Raises ModelError."""
+    from transformers import AutoConfig
+
+    quiet_libraries()
+    tokenizer = load_tokenizer(file.parent, file.name)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    return tokenizer, config.max_position_embeddings, frozenset({tokenizer.eos_token_id})
 
 
 def converted(weights: Weights, folder: Path) -> Manifest:

@@ -248,16 +248,22 @@ def test_a_chunk_that_answers_too_is_known_by_quote_or_by_answer_and_topic():
         "inside": "The first dose of Corvalexin is 112 mg or 12 mgs.",
         "other": "The first dose of Corvalexin is secret.",
     }
-    answers = also_answers([item()], texts.__getitem__, {})
+    answers = also_answers(dict.fromkeys("q", item()).__getitem__, texts.__getitem__, {})
     assert {name for name in texts if answers("q", name)} == {"copy", "topic"}
-    closed = also_answers([item(answer="no", kind="yesno")], {"x": "no first dose of Corvalexin"}.__getitem__, {})
+    closed = also_answers(
+        dict.fromkeys("q", item(answer="no", kind="yesno")).__getitem__,
+        {"x": "no first dose of Corvalexin"}.__getitem__,
+        {},
+    )
     assert not closed("q", "x")
 
 
 def test_a_near_duplicate_of_an_oracle_answers_whatever_its_words():
     texts = dict.fromkeys("cdef", "words that do not answer")
     alike = {"c": 0, "d": 0, "e": 1, "f": 1}
-    answers = also_answers([item()], texts.__getitem__, alike)
+    answers = also_answers(dict.fromkeys("q", item()).__getitem__, texts.__getitem__, alike)
     assert {name for name in "def" if answers("q", name)} == {"d"}
-    lost = also_answers([item(answer="", quotes=(), kind="unanswerable")], texts.__getitem__, alike)
+    lost = also_answers(
+        dict.fromkeys("q", item(answer="", quotes=(), kind="unanswerable")).__getitem__, texts.__getitem__, alike
+    )
     assert not any(lost("q", name) for name in "def")

@@ -1,0 +1,90 @@
+"""The retriever's best chunks for each question: near misses that stand beside its oracle, or the oracle itself.
+
+A teacher at an endpoint leaves this machine waiting; the questions are searched meanwhile, on a thread of their own,
+those among them that the gate will refuse too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from raft.config import SearchMode
+from raft.dataset.teacher import Progress
+from raft.records import Chunk, Document, Hit
+
+_QUERIES_AT_ONCE = 64
+
+
+class SearchableIndex(Protocol):
+    """The part of an index that a dataset is made from."""
+
+    @property
+    def chunks(self) -> Sequence[Chunk]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def chunk(self, chunk_id: str) -> Chunk: ...
+
+    def document(self, document_id: str) -> Document: ...
+
+    def search(self, queries: Sequence[str], k: int, mode: SearchMode = "fused") -> list[list[Hit]]: ...
+
+
+class NearMisses:
+    """Question id -> ids of its ``k`` best chunks. Use as a context: leaving it ends the search in the background."""
+
+    def __init__(self, index: SearchableIndex, k: int) -> None:
+        self._index, self._k = index, k
+        self._found: dict[str, tuple[str, ...]] = {}
+        self._names: dict[str, str] = {}  # each id once, however many questions come near it
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> NearMisses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def begin(self, questions: Iterable[tuple[str, str]]) -> None:
+        """Search for these (id, question) pairs in the background; to be called once."""
+        listed = iter(questions)
+
+        def run() -> None:
+            try:
+                for _ in self._search(listed):
+                    if self._ending.is_set():
+                        return
+            except BaseException as error:  # noqa: BLE001 - raised again where the hits are asked for
+                self._failure = error
+
+        self._thread = threading.Thread(target=run, name="raft-near-misses", daemon=True)
+        self._thread.start()
+
+    def of(self, questions: Sequence[tuple[str, str]], progress: Progress) -> dict[str, tuple[str, ...]]:
+        """The hits of these questions, those searched for now that are not there yet."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        missing = [(key, question) for key, question in questions if key not in self._found]
+        for done in self._search(iter(missing)):
+            progress("distractors", len(questions) - len(missing) + done, len(questions))
+        return {key: self._found[key] for key, _ in questions}
+
+    def _search(self, questions: Iterator[tuple[str, str]]) -> Iterator[int]:
+        """Search batch by batch; gives how many are done."""
+        done = 0
+        while batch := list(itertools.islice(questions, _QUERIES_AT_ONCE)):
+            hits = self._index.search([question for _, question in batch], self._k)
+            for (key, _), row in zip(batch, hits, strict=True):
+                self._found[key] = tuple(self._names.setdefault(hit.chunk.id, hit.chunk.id) for hit in row)
+            done += len(batch)
+            yield done

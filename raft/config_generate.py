@@ -109,7 +109,15 @@ class QualityRecipe(Recipe):
     max_question_words: int = Field(60, ge=1, description="longer questions are refused")
     max_answer_words: int = Field(60, ge=1, description="longer answers are refused")
     min_answer_overlap: Fraction = Field(
-        0.5, description="share of the answer's content words that the quotes must hold"
+        0.5,
+        description="share of the answer's content words that the quotes must hold; its numbers must stand in the "
+        "quotes and its names in the oracle; 0 switches all three off",
+    )
+    min_question_overlap: Fraction = Field(
+        0.0, description="share of what the question speaks of that must stand in quotes, title and headings"
+    )
+    named_subject: bool = Field(
+        False, description="refuse questions without a name or a word of their document's title"
     )
     retriever_k: int = Field(10, ge=1, le=100, description="questions whose oracle is not among the k best are flagged")
     keep_unfound: bool = Field(True, description="keep the questions whose oracle the retriever does not find")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +212,8 @@ def _near_count(recipe: GenerateRecipe) -> int:
 
 
 def _rules(recipe: GenerateRecipe) -> Rules:
-    quality = recipe.quality
-    return Rules(
-        quality.min_question_words, quality.max_question_words, quality.max_answer_words, quality.min_answer_overlap
-    )
+    bounds = {field.name: getattr(recipe.quality, field.name) for field in fields(Rules)}
+    return Rules(**bounds)
 
 
 def _plan(recipe: GenerateRecipe) -> QuestionPlan:

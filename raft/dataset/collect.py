@@ -31,7 +31,7 @@ from raft.dataset.candidates import Candidate, answer_candidates
 from raft.dataset.gate import Gate, Rules
 from raft.dataset.grounding import GroundedQuestion, ground
 from raft.dataset.near import NearMisses, SearchableIndex
-from raft.dataset.quality import duplicates, form_faults, reply_faults
+from raft.dataset.quality import duplicates, reply_faults
 from raft.dataset.question_replies import parse_question, parse_questions
 from raft.dataset.questions import (
     QUESTIONS_SCHEMA,
@@ -165,17 +165,18 @@ class _Asking:
             yield Prompt(name, messages, QUESTIONS_SCHEMA if self._plan.structured else None), kind, chunks
 
     def _partners(self, chunk_ids: Sequence[str]) -> dict[str, str]:
-        """Chunk id -> the chunk to ask about beside it: the nearest of its document, or else the nearest of all. (Two
-        documents that share a question can no longer be split between train and test.)"""
+        """Chunk id -> the chunk to ask about beside it: the nearest of its document, the one that follows it there, or
+        else the nearest of all. (Two documents that share a question can no longer be split between train and test.)"""
         partners = {}
         for at in range(0, len(chunk_ids), _QUERIES_AT_ONCE):
             batch = [self._index.chunk(name) for name in chunk_ids[at : at + _QUERIES_AT_ONCE]]
             hits = self._index.search([chunk.text for chunk in batch], _PARTNER_HITS)
-            for chunk, row in zip(batch, hits, strict=True):
-                near = [hit.chunk for hit in row if hit.chunk.id != chunk.id and hit.chunk.text != chunk.text]
-                best = min(near, key=lambda other, own=chunk.document_id: other.document_id != own, default=None)  # type: ignore[misc]
-                if best is not None:
-                    partners[chunk.id] = best.id
+            for n, (chunk, row) in enumerate(zip(batch, hits, strict=True)):
+                around = [*batch[n + 1 : n + 2], *batch[max(0, n - 1) : n]]
+                near = [hit.chunk for hit in row if hit.chunk.text != chunk.text]
+                beside = [each for each in (*near, *around) if each.document_id == chunk.document_id]
+                if found := [*beside, *near]:
+                    partners[chunk.id] = found[0].id
         return partners
 
     def clozes(self, chunk_ids: Sequence[str]) -> None:
@@ -227,7 +228,10 @@ class _Asking:
         kept = []
         for at, row in enumerate(self._spool):
             if row["id"] in repeats:
-                self._gate.refuse(row["id"], row["question"], "", [repeats[row["id"]]], kind=row["kind"])
+                documents = dict.fromkeys(chunk.document_id for chunk in self._chunks(row, None))
+                self._gate.refuse(
+                    row["id"], row["question"], "", [repeats[row["id"]]], kind=row["kind"], document_ids=[*documents]
+                )
             else:
                 kept.append(at)
         shown = self._shown([at for at in kept if self._spool[at]["kind"] == "unanswerable"])
@@ -286,7 +290,7 @@ class _Asking:
             faults = _unusable(reply) or reply_faults(said, len(item.quotes))
         if not _unusable(reply):
             faults += self._rules.of_answer(item, {chunk.id: chunk.text for chunk in chunks})
-            faults += form_faults(item)
+            faults += self._rules.of_pair(item, chunks)
         return item, list(dict.fromkeys(faults))
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raft.dataset.grounding import GroundedQuestion, question_from_row
-from raft.dataset.quality import answer_faults, question_faults
-from raft.records import QuestionType, to_row
+from raft.dataset.quality import answer_faults, form_faults, question_faults, subject_faults
+from raft.records import Chunk, QuestionType, to_row
 from raft.rows import Spool
 
 REJECTED = "rejected.jsonl"
@@ -34,12 +34,19 @@ class Rules:
     max_question_words: int
     max_answer_words: int
     min_answer_overlap: float
+    min_question_overlap: float = 0.0
+    named_subject: bool = False
 
     def of_question(self, question: str) -> list[str]:
         return question_faults(question, self.min_question_words, self.max_question_words)
 
     def of_answer(self, item: GroundedQuestion, oracles: Mapping[str, str]) -> list[str]:
         return answer_faults(item, oracles, self.max_answer_words, self.min_answer_overlap)
+
+    def of_pair(self, item: GroundedQuestion, chunks: Sequence[Chunk]) -> list[str]:
+        """What is wrong with question and answer together; for questions of a teacher."""
+        known = {chunk.id: chunk for chunk in chunks}
+        return form_faults(item) + subject_faults(item, known, self.min_question_overlap, self.named_subject)
 
 
 class Gate:

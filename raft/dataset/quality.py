@@ -13,13 +13,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from raft.corpus.spans import normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
-from raft.dataset.support import all_stems, computed, has_names, has_numbers, quantities, same_answer, support
+from raft.dataset.support import all_stems, computed, has_names, has_numbers, quantities, same_answer, stems, support
 from raft.prompts import is_refusal
-from raft.records import Answer
+from raft.records import Answer, Chunk
 
 NEAR_DUPLICATE = 0.9  # Jaccard similarity of content words
 _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with the answer must hold
@@ -36,6 +36,19 @@ _SPEAKS_OF_TEXT = re.compile(
     r"|\bthe (?:above|words above)\b",
     re.IGNORECASE,
 )
+
+_NAMED = re.compile(r"(?<=\w )[A-Z]\w*[a-z]|[A-Z]{2,}")  # a capital that does not begin the question
+_ASKING = (
+    "what which who whom whose when where why how name number amount figure kind type time date period duration length "
+    "maximum minimum least most many much long often soon old far high low limit rate usual normal according happen"
+)
+
+
+@cache
+def _asking_stems() -> frozenset[str]:
+    """What a question asks with: words that say nothing of what it asks about."""
+    return stems(_ASKING)
+
 
 _ASKS_AGAIN = re.compile(
     r"\?.*\w.*\?"  # two question marks
@@ -151,6 +164,24 @@ def _echo_faults(item: GroundedQuestion) -> list[str]:
     if f" {' '.join(said)} " in f" {' '.join(asked)} ":
         return ["answer_in_question"]
     return ["answer_restates_question"] if all_stems(item.answer) <= all_stems(item.question) else []
+
+
+def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_overlap: float, named: bool) -> list[str]:
+    """Whether question and quotes speak of the same. ``chunks`` has the oracle chunks by id.
+
+    "question_beside_quote": less than ``min_overlap`` of what the question speaks of stands in the quotes or in title
+    and headings (a dose for children, from a quote about adults). "question_names_no_subject", where ``named``: it has
+    no word of the document's title and no name, so that who searches the whole store cannot tell what it is about.
+    """
+    asked = stems(item.question) - _asking_stems()
+    if item.answer_type == "unanswerable" or not asked:
+        return []
+    oracles = [chunks[name] for name in item.oracle_ids]
+    titles = stems(" ".join(chunk.title for chunk in oracles))
+    known = titles | stems(_quoted(item)) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
+    beside = len(asked & known) < min_overlap * len(asked)
+    unnamed = named and not asked & titles and not _NAMED.search(item.question)
+    return ["question_beside_quote"] * beside + ["question_names_no_subject"] * unnamed
 
 
 def retrieval_flag(oracle_ids: Sequence[str], hit_ids: Sequence[str], k: int) -> str | None:

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from raft.artifacts import open_artifact
 from raft.cli.generate import _as_text, generate
 from raft.config import ChunkingRecipe, EncoderRecipe
-from raft.dataset.build import DatasetSummary
-from raft.errors import ArtifactError, EndpointError, InputError, RecipeError, UsageError
+from raft.dataset.summary import DatasetSummary
+from raft.errors import ArtifactError, CheckFailed, EndpointError, InputError, RecipeError, UsageError
 from raft.prompts import parse_answer, render_target
 from raft.records import Quote
 from raft.rows import read_rows
@@ -74,7 +74,7 @@ def test_existing_questions_over_a_real_index(index, questions, tmp_path):
     out = tmp_path / "dataset"
     said = run("--index", index, "--from-qa", questions, "--out", out, *SMALL)
     assert "8 questions accepted, 0 refused" in said
-    assert f"next: raft train --data {out}" in said
+    assert f"next: raft dataset check {out}; raft train --data {out}" in said
     rows = list(read_rows(out / "train.jsonl"))
     assert len(rows) == 24
     assert all(len(set(row["context"])) == 3 for row in rows)
@@ -86,7 +86,8 @@ def test_the_sample_shows_no_escape_sequences(tmp_path):
     sample = {"question": "Which\x1b[2J?", "target": "First\x9b31m.\nSecond\x1b[0m.", "context": ["a"]}
     summary = DatasetSummary(
         out=tmp_path, questions={"train": 1}, examples={"train": 1}, groups=1, refused=0, refused_by_rule={},
-        reasoning={}, oracle_share=1.0, prompt_tokens=0, completion_tokens=0, sample=sample,
+        question_types={}, flags={}, reasoning={}, oracle_share=1.0, sample=sample, teacher_calls=0, failed_calls=0,
+        prompt_tokens=0, completion_tokens=0, cost=0.0,
     )  # fmt: skip
     said = _as_text(summary)
     assert "question: Which [2J?\n  target:   First 31m.\n            Second [0m." in said
@@ -108,6 +109,12 @@ def test_a_dry_run_says_what_the_teacher_would_be_asked(index, tmp_path):
     assert "8 chunks, at most 16 questions, at most 24 calls of the teacher" in run(*asked)
     assert json.loads(run(*asked, "--json", "--set", "questions.per_chunk=1"))["teacher_calls"] == 16
     assert not (tmp_path / "out").exists()
+    priced = ("--set", "teacher.prompt_price=2.5", "--set", "teacher.completion_price=10")
+    plan = json.loads(run(*asked, "--json", *priced))
+    expected = (2.5 * plan["prompt_tokens"] + 10 * plan["completion_tokens"]) / 1e6
+    assert plan["cost"] == round(expected, 2) > 0
+    both = json.loads(run(*asked, "--json", "--set", "quality.round_trip=both"))
+    assert both["teacher_calls"] == 24 + 2 * 16
 
 
 def test_wrong_use_is_one_clear_line(index, questions, tmp_path):
@@ -170,3 +177,29 @@ def test_an_endpoint_that_refuses_the_key_ends_the_run_and_resume_goes_on(index,
     assert not out.exists()
     endpoint.status = 200
     assert "8 questions accepted" in run(*asked, "--resume")
+
+
+def test_a_budget_stops_the_run_and_a_larger_one_goes_on(index, endpoint, tmp_path):
+    url, out = f"http://127.0.0.1:{endpoint.server_port}/v1", tmp_path / "dataset"
+    asked = ("--index", index, "--teacher", "stub", "--base-url", url, "--out", out, *SMALL)
+    few = ("--set", "teacher.budget_tokens=3000", "--set", "teacher.concurrency=1")
+    assert "budget of 3,000 tokens is spent" in run(*asked, *few, fails=CheckFailed)
+    answered = len(endpoint.calls)
+    assert 0 < answered < 16
+    said = run(*asked, "--resume")
+    assert "8 questions accepted, 0 refused" in said
+    assert "teacher: 16 calls" in said
+    asked_words = [json.dumps(messages) for messages in endpoint.calls]
+    retried = len(asked_words) // 5  # the endpoint limits its rate: these came again
+    assert len(asked_words) - len(set(asked_words)) <= retried
+
+
+def test_a_cache_makes_the_second_dataset_free(index, endpoint, tmp_path):
+    url, cache = f"http://127.0.0.1:{endpoint.server_port}/v1", tmp_path / "cache.sqlite"
+    asked = ("--index", index, "--teacher", "stub", "--base-url", url, "--set", f"teacher.cache={cache}", *SMALL)
+    run(*asked, "--out", tmp_path / "one")
+    calls = len(endpoint.calls)
+    said = run(*asked, "--out", tmp_path / "two", "--set", "context.policy=random")
+    assert len(endpoint.calls) == calls
+    assert "8 questions accepted" in said
+    assert (tmp_path / "one" / "questions.jsonl").read_bytes() == (tmp_path / "two" / "questions.jsonl").read_bytes()

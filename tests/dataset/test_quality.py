@@ -19,10 +19,11 @@ from raft.dataset.quality import (
     reply_faults,
     retrieval_flag,
     round_trip_faults,
+    subject_faults,
     support_faults,
 )
 from raft.prompts import parse_answer, render_refusal, render_target
-from raft.records import Quote
+from raft.records import Chunk, Quote
 
 
 def item(answer="12 mg", quotes=("Adults start with 12 mg.",), kind="short", **more):
@@ -267,3 +268,24 @@ def test_a_near_duplicate_of_an_oracle_answers_whatever_its_words():
         dict.fromkeys("q", item(answer="", quotes=(), kind="unanswerable")).__getitem__, texts.__getitem__, alike
     )
     assert not any(lost("q", name) for name in "def")
+
+
+def subject(question, answer="30 days", quote="An opened pen may be kept for 30 days.", named=True):
+    chunk = Chunk("c", "d", quote, 0, len(quote), title="Rapilin (rapid insulin)", headings=("Storage",))
+    asked = replace(item(answer, (quote,)), question=question)
+    return subject_faults(asked, {"c": chunk}, 0.8, named)
+
+
+def test_a_question_about_something_else_than_its_quote_is_refused():
+    assert subject("How long may an opened pen of Rapilin be kept?") == []
+    assert subject("What is the maximum storage of an opened Rapilin pen?") == []
+    assert subject("What is the maximum storage time for an unopened Rapilin vial?") == ["question_beside_quote"]
+    assert subject("How long do children keep a Rapilin pen at home?") == ["question_beside_quote"]
+
+
+def test_a_question_must_say_what_it_is_about_where_that_is_asked():
+    assert subject("How long may an opened pen be kept?") == ["question_names_no_subject"]
+    assert subject("How long may an opened pen be kept?", named=False) == []
+    assert "question_names_no_subject" not in subject("How long may an opened pen be kept by Dr Prowse?")
+    lost = item("", (), "unanswerable")
+    assert subject_faults(lost, {}, 1.0, True) == []

@@ -66,11 +66,11 @@ class Journal:
         if len(whole) < len(data):
             with self.path.open("rb+") as stream:
                 stream.truncate(len(whole))
-        return [
-            _parse_row(line, self.path, n)
-            for n, line in enumerate(whole.decode("utf-8").split("\n"), 1)
-            if line.strip()
-        ]
+        try:
+            lines = whole.decode("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path} cannot be read ({error})") from None
+        return [_parse_row(line, self.path, n) for n, line in enumerate(lines, 1) if line.strip()]
 
     @property
     def rows(self) -> list[dict[str, Any]]:

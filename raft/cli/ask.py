@@ -57,16 +57,8 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     if chosen.adapter is not None:
         _check_labels(chosen.adapter, recipe.labels)
     retriever = open_retriever(folder, labels=recipe.labels, reranker=recipe.reranker)
-    model = open_chat_model(
-        chosen.model,
-        base_url=chosen.base_url,
-        api_key_env=chosen.api_key_env,
-        adapter=chosen.adapter,
-        concurrency=chosen.concurrency,
-        timeout_seconds=chosen.timeout_seconds,
-        max_retries=chosen.max_retries,
-        batch_tokens=chosen.batch_tokens,
-    )
+    settings = chosen.model_dump(exclude={"model", "temperature"})
+    model = open_chat_model(chosen.model, **settings)
     return AnswerEngine(
         retriever,
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import signal
@@ -81,10 +82,9 @@ def _run(app: FastAPI, listener: socket.socket) -> None:
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, server_header=False
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped by now, and passes on what made it stop
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has stopped by now, and passes on the signal that made it stop
-        typer.echo("raft: stopped; every decision is kept", err=True)
+    typer.echo("raft: stopped; every decision is kept", err=True)
 
 
 def _as_text(done: Applied) -> str:

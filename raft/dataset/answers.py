@@ -76,8 +76,7 @@ def read_teacher_answer(
     final = answer.final.strip().removesuffix(".")
     if kind == "yesno":
         final = _yes_or_no(final)
-    quoted = {quote.chunk_id for quote in quotes}
-    documents = dict.fromkeys(chunk.document_id for chunk in chunks if chunk.id in quoted or len(chunks) == 1)
+    documents = dict.fromkeys(chunk.document_id for chunk in chunks)
     grounded = GroundedQuestion(
         question_id, question, final, answer_type_of(final), quotes, tuple(documents), "teacher",
         reasoning=reasoning, reasoning_source="teacher" if reasoning else "none", question_type=kind,

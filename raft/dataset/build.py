@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from raft import artifacts
+from raft.config import ChatModelRecipe
 from raft.config_generate import GenerateRecipe
 from raft.corpus.duplicates import near_duplicates
 from raft.dataset.card import write_card
@@ -35,9 +36,10 @@ from raft.dataset.collect import (
     from_teacher,
 )
 from raft.dataset.context import ContextSettings, Policy
+from raft.dataset.edits import SPOOL, Edits, beside_edits, make_edits
 from raft.dataset.entailment import load_entailment
 from raft.dataset.estimate import rows_of, teacher_tasks
-from raft.dataset.examples import ExampleSettings, Tally, beside_edits, counterfactuals, pool_of, settle, write_examples
+from raft.dataset.examples import Distractors, ExampleSettings, Tally, pool_of, settle, write_examples
 from raft.dataset.gate import Gate, Rules
 from raft.dataset.near import NearMisses, SearchableIndex
 from raft.dataset.quality import also_answers
@@ -52,6 +54,7 @@ from raft.records import Chunk, QaItem, Split, to_row
 from raft.rows import write_rows
 
 JOURNAL = "replies.sqlite"
+_SCRATCH = (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, SPOOL)
 _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
 _OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "workers", "ray_address")
 _OF_MONEY = ("prompt_price", "completion_price", "budget_tokens", "budget_money", "cache")
@@ -81,41 +84,27 @@ def generate_dataset(
     """
     _check_models(recipe, teacher, judge_model)
     artifacts.check_free(out, overwrite)
-    inputs = {"index": index.fingerprint}
-    if recipe.from_qa is not None:
-        inputs["from_qa"] = artifacts.hash_path(recipe.from_qa)
-    if recipe.questions.prompts is not None:
-        inputs["prompts"] = artifacts.hash_path(recipe.questions.prompts)
     asks = teacher is not None or judge_model is not None  # without them there is nothing worth keeping
     with artifacts.writing(
-        out,
-        "dataset",
-        _identity(recipe),
-        inputs,
-        overwrite=overwrite,
-        resume=resume if asks else None,
-        may_change=_MAY_CHANGE,
-    ) as draft:
-        draft.scratch += [draft.folder / f"{JOURNAL}{end}" for end in ("", *SIDE_FILES)]
-        draft.scratch.append(draft.folder / CANDIDATES)
+        out, "dataset", _identity(recipe), _inputs(recipe, index), overwrite=overwrite,
+        resume=resume if asks else None, may_change=_MAY_CHANGE,
+    ) as draft:  # fmt: skip
+        draft.scratch += [
+            draft.folder / name for name in (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, SPOOL)
+        ]
         with contextlib.ExitStack() as open_files:
-            gate = Gate(draft.folder)
+            gate = Gate(draft.folder, _rules(recipe))
             open_files.callback(gate.close)
             draft.scratch.append(gate.scratch)
-            asking, reader = _teachers(recipe, teacher, judge_model, draft.folder, open_files)
+            teachers = _teachers(recipe, teacher, judge_model, draft.folder, open_files)
             misses = open_files.enter_context(NearMisses(index, _near_count(recipe)))
-            held_out = _collect(recipe, index, asking, gate, misses, draft.folder, progress)
-            likeness = _likeness(index.chunks)
-            near = misses.of([(item.id, item.question) for item in gate], progress)
-            _check(recipe, index, gate, asking, reader, likeness, near, progress)
-            splits, tally = _assemble(recipe, index, gate, held_out, likeness, near, draft.folder)
-            _write(draft.folder, gate, splits, tally, index)
-            summary = summarize(out, gate, splits, tally, [each for each in (asking, reader) if each is not None])
+            splits, tally = _make(recipe, index, gate, teachers, misses, progress)
+            summary = summarize(out, gate, splits, tally, [each for each in teachers if each is not None])
             documents = {chunk.document_id for chunk in _named(index, tally)} | gate.documents
-        facts = {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
         draft.facts = {
             "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
-            "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)), **facts,
+            "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)),
+            **{key: value for key, value in asdict(summary).items() if key not in ("out", "sample")},
         }  # fmt: skip
         write_card(
             draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe),
@@ -124,9 +113,52 @@ def generate_dataset(
     return summary
 
 
+def _make(
+    recipe: GenerateRecipe,
+    index: SearchableIndex,
+    gate: Gate,
+    teachers: tuple[Teacher | None, Teacher | None],
+    misses: NearMisses,
+    progress: Progress,
+) -> tuple[dict[str, Split], Tally]:
+    """Collect questions, check them, and write everything but the manifest and the card."""
+    teacher, reader = teachers
+    held_out = _collect(recipe, index, teacher, gate, misses, progress)
+    likeness = _likeness(index.chunks)
+    near = misses.of([(item.id, item.question) for item in gate], progress)
+    answers = also_answers(gate.item, lambda name: index.chunk(name).text, likeness.groups)
+    quality = recipe.quality
+    checks = Checks(quality.retriever_k, quality.keep_unfound, quality.keep_pii, quality.round_trip, recipe.seed)
+    flag(gate, near, checks)
+    if teacher is not None:
+        round_trip(gate, near, answers, index, teacher, checks, progress)
+    if quality.entailment_model is not None:
+        entail(gate, index, load_entailment(quality.entailment_model), quality.min_entailment, progress)
+    if reader is not None:
+        judge(gate, index, reader, progress)
+    with contextlib.closing(Edits(gate.folder)) as edits:
+        splits, tally = _assemble(recipe, index, gate, held_out, likeness, near, edits)
+        _write(gate, splits, tally, index, edits)
+    return splits, tally
+
+
+def _inputs(recipe: GenerateRecipe, index: SearchableIndex) -> dict[str, str]:
+    """The hashes of what the dataset is made from."""
+    inputs = {"index": index.fingerprint}
+    if recipe.from_qa is not None:
+        inputs["from_qa"] = artifacts.hash_path(recipe.from_qa)
+    if recipe.questions.prompts is not None:
+        inputs["prompts"] = artifacts.hash_path(recipe.questions.prompts)
+    return inputs
+
+
 def _check_models(recipe: GenerateRecipe, teacher: ChatModel | None, judge_model: ChatModel | None) -> None:
     if teacher is None and recipe.from_qa is None:
         raise UsageError("there is neither a teacher nor a file of questions", "Give --teacher or --from-qa")
+    if teacher is None and recipe.teacher_writes:
+        raise UsageError(
+            f"teacher_writes is {', '.join(recipe.teacher_writes)} and there is no teacher", "Give --teacher"
+        )
     if teacher is None and recipe.quality.round_trip != "off":
         raise UsageError(
             f"quality.round_trip is {recipe.quality.round_trip!r} and there is no teacher to ask", "Give --teacher"
@@ -165,7 +197,7 @@ def _teachers(
         budget = Budget(chosen.budget_tokens, chosen.budget_money, chosen.prompt_price, chosen.completion_price)
 
     def asking(model: ChatModel, settings: Any, budget: Budget) -> Teacher:
-        source = None if settings is None else [settings.base_url, settings.adapter, settings.engine]
+        source = None if settings is None else [settings.base_url, _adapter_of(settings), settings.engine]
         temperature = 0.0 if settings is None else settings.temperature
         return Teacher(
             model, journal, max_tokens=recipe.questions.max_tokens, temperature=temperature, seed=recipe.seed,
@@ -178,30 +210,31 @@ def _teachers(
     )
 
 
+def _adapter_of(settings: ChatModelRecipe) -> str | None:
+    """What tells one adapter from another, wherever it lies."""
+    return None if settings.adapter is None else artifacts.read_manifest(settings.adapter, "adapter").fingerprint
+
+
 def _collect(
     recipe: GenerateRecipe,
     index: SearchableIndex,
     teacher: Teacher | None,
     gate: Gate,
     misses: NearMisses,
-    folder: Path,
     progress: Progress,
 ) -> dict[str, Split]:
-    """Put through the gate what the recipe asks for; gives the documents of dev and test rows that were not to be
-    used."""
-    rules = _rules(recipe)
+    """Put through the gate what the recipe asks for; gives the documents of the dev and test rows there are."""
     writes = teacher_tasks(recipe)
-    held_out, reserved = dict[str, Split](), dict[str, Split]()
+    held_out = dict[str, Split]()
     if recipe.from_qa is not None:
         wanted, others = rows_of(recipe)
-        from_rows(wanted, index, gate, rules)
-        held_out = _held_out(others)
+        from_rows(wanted, index, gate)
+        held_out = _held_out(others) | _held_out(wanted)  # those that the gate refused are evaluated on all the same
         if teacher is not None and "reasoning" in writes:
             explain(gate, index, teacher, progress)
-        reserved = held_out | _held_out(wanted)
     if teacher is not None and "questions" in writes:
-        chunks = chosen_chunks(index.chunks, recipe.questions.max_chunks, recipe.seed, reserved)
-        from_teacher(chunks, _plan(recipe), index, teacher, gate, rules, misses, folder, progress)
+        chunks = chosen_chunks(index.chunks, recipe.questions.max_chunks, recipe.seed, held_out)
+        from_teacher(chunks, _plan(recipe, held_out), index, teacher, gate, misses, progress)
     return held_out
 
 
@@ -216,11 +249,12 @@ def _rules(recipe: GenerateRecipe) -> Rules:
     return Rules(**bounds)
 
 
-def _plan(recipe: GenerateRecipe) -> QuestionPlan:
+def _plan(recipe: GenerateRecipe, reserved: Iterable[str]) -> QuestionPlan:
     asked = recipe.questions
     return QuestionPlan(
-        asked.per_chunk, asked.types, asked.language, asked.prompts, asked.structured, asked.style, recipe.seed
-    )
+        asked.per_chunk, asked.types, asked.language, asked.prompts, asked.structured, asked.style, recipe.seed,
+        frozenset(reserved),
+    )  # fmt: skip
 
 
 def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
@@ -256,29 +290,6 @@ class _Texts(Sequence[str]):
         return (chunk.text for chunk in self._chunks)
 
 
-def _check(
-    recipe: GenerateRecipe,
-    index: SearchableIndex,
-    gate: Gate,
-    teacher: Teacher | None,
-    reader: Teacher | None,
-    likeness: Likeness,
-    near: Mapping[str, tuple[str, ...]],
-    progress: Progress,
-) -> None:
-    """Ask of the accepted questions what the recipe wants to know."""
-    quality = recipe.quality
-    checks = Checks(quality.retriever_k, quality.keep_unfound, quality.keep_pii, quality.round_trip)
-    flag(gate, near, checks)
-    if teacher is not None:
-        answers = also_answers(gate.item, lambda name: index.chunk(name).text, likeness.groups)
-        round_trip(gate, near, answers, index, teacher, checks, progress, recipe.seed)
-    if quality.entailment_model is not None:
-        entail(gate, index, load_entailment(quality.entailment_model), quality.min_entailment, progress)
-    if reader is not None:
-        judge(gate, index, reader, progress)
-
-
 def _assemble(
     recipe: GenerateRecipe,
     index: SearchableIndex,
@@ -286,7 +297,7 @@ def _assemble(
     held_out: Mapping[str, Split],
     likeness: Likeness,
     near: Mapping[str, tuple[str, ...]],
-    folder: Path,
+    edits: Edits,
 ) -> tuple[dict[str, Split], Tally]:
     """Split the questions and write the examples; gives the split of each question and what the examples come to."""
     chosen = recipe.context
@@ -298,26 +309,25 @@ def _assemble(
         mix,
     )  # fmt: skip
     settings = ExampleSettings(drawing, chosen.draws, chosen.oracle_absent == "refuse", chosen.reasoning)
-    edited = chosen.policy == "counterfactual" or (chosen.policy == "mixed" and chosen.mix.get("counterfactual", 0))
-    made_up = counterfactuals(gate, index, recipe.seed) if edited else {}
-    texts = {chunk.id: chunk.text for chunks in made_up.values() for chunk in chunks}
-    answers = also_answers(gate.item, lambda name: texts.get(name) or index.chunk(name).text, likeness.groups)
-    answers = beside_edits(answers, gate, made_up)
     pool = pool_of(index.chunks, gate, splits, held_out, likeness)
-    tally = write_examples(folder, gate, splits, near, answers, index, pool, settings, made_up)
-    return splits, tally
+    if chosen.policy == "counterfactual" or (chosen.policy == "mixed" and chosen.mix.get("counterfactual")):
+        make_edits(edits, gate, splits, index, pool.train, recipe.seed)
+    answers = also_answers(
+        gate.item, lambda name: (edits if name in edits else index).chunk(name).text, likeness.groups
+    )  # fmt: skip
+    beside = Distractors(near, beside_edits(answers, gate, edits), pool, edits)
+    return splits, write_examples(gate, splits, beside, index, settings)
 
 
-def _write(folder: Path, gate: Gate, splits: Mapping[str, Split], tally: Tally, index: SearchableIndex) -> None:
+def _write(gate: Gate, splits: Mapping[str, Split], tally: Tally, index: SearchableIndex, edits: Edits) -> None:
     """Write the questions and the chunks; ``rejected.jsonl`` and the examples are written already."""
-    made_up = sorted(tally.named.intersection(tally.made_up))
 
     def chunks() -> Iterator[Chunk]:
         yield from _named(index, tally)
-        yield from (tally.made_up[name] for name in made_up)
+        yield from map(edits.chunk, sorted(name for name in tally.named if name in edits))
 
-    write_rows(folder / "chunks.jsonl", map(to_row, chunks()))
-    write_rows(folder / "questions.jsonl", (to_row(item) | {"split": splits[item.id]} for item in gate))
+    write_rows(gate.folder / "chunks.jsonl", map(to_row, chunks()))
+    write_rows(gate.folder / "questions.jsonl", (to_row(item) | {"split": splits[item.id]} for item in gate))
 
 
 def _named(index: SearchableIndex, tally: Tally) -> Iterator[Chunk]:

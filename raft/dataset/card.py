@@ -38,7 +38,7 @@ _SPLITS = ("train", "dev", "test")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _LICENCE_ID = re.compile(r"[a-z][a-z0-9.-]*[a-z0-9]")
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$:-])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!|~$:@-]|(?<=www)\.)", re.IGNORECASE)
 _MOST_LINE = 300  # characters of a document's word or a setting that the card shows
 
 Facts = Mapping[str, Any]

@@ -28,7 +28,7 @@ from raft.dataset.answers import (
     with_reasoning,
 )
 from raft.dataset.candidates import Candidate, answer_candidates
-from raft.dataset.gate import Gate, Rules
+from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion, ground
 from raft.dataset.near import NearMisses, SearchableIndex
 from raft.dataset.quality import duplicates, reply_faults
@@ -42,7 +42,7 @@ from raft.dataset.questions import (
     question_messages,
 )
 from raft.dataset.support import same_answer
-from raft.dataset.teacher import Progress, Prompt, Teacher
+from raft.dataset.teacher import Progress, Prompt, Teacher, unusable
 from raft.llm.chat import ChatReply
 from raft.prompts import Message, build_messages, parse_answer
 from raft.records import Chunk, QaItem, QuestionType
@@ -67,6 +67,7 @@ class QuestionPlan:
     structured: bool
     style: str
     seed: int
+    reserved: frozenset[str] = frozenset()  # documents that nothing is asked about
 
     @cached_property
     def by_kind(self) -> Mapping[PromptName, QuestionPrompt]:
@@ -102,14 +103,12 @@ def from_teacher(
     index: SearchableIndex,
     teacher: Teacher,
     gate: Gate,
-    rules: Rules,
     misses: NearMisses,
-    folder: Path,
     progress: Progress,
 ) -> None:
     """Put through the gate what the teacher asks about the chunks and answers from them."""
-    with contextlib.closing(Spool(folder / CANDIDATES)) as spool:
-        asking = _Asking(plan, index, teacher, gate, rules, spool, progress)
+    with contextlib.closing(Spool(gate.folder / CANDIDATES)) as spool:
+        asking = _Asking(plan, index, teacher, gate, spool, progress)
         if plan.style == "answer_first":
             asking.clozes(chunk_ids)
         else:
@@ -121,17 +120,10 @@ class _Asking:
     """The two stages of one run: questions about chunks, then their answers."""
 
     def __init__(
-        self,
-        plan: QuestionPlan,
-        index: SearchableIndex,
-        teacher: Teacher,
-        gate: Gate,
-        rules: Rules,
-        spool: Spool,
-        progress: Progress,
+        self, plan: QuestionPlan, index: SearchableIndex, teacher: Teacher, gate: Gate, spool: Spool, progress: Progress
     ) -> None:
-        self._plan, self._index, self._teacher, self._gate = plan, index, teacher, gate
-        self._rules, self._spool, self._progress = rules, spool, progress
+        self._plan, self._index, self._teacher = plan, index, teacher
+        self._gate, self._spool, self._progress = gate, spool, progress
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -173,10 +165,11 @@ class _Asking:
             hits = self._index.search([chunk.text for chunk in batch], _PARTNER_HITS)
             for n, (chunk, row) in enumerate(zip(batch, hits, strict=True)):
                 around = [*batch[n + 1 : n + 2], *batch[max(0, n - 1) : n]]
-                near = [hit.chunk for hit in row if hit.chunk.text != chunk.text]
+                found = (hit.chunk for hit in row if hit.chunk.text != chunk.text)
+                near = [each for each in found if each.document_id not in self._plan.reserved]
                 beside = [each for each in (*near, *around) if each.document_id == chunk.document_id]
-                if found := [*beside, *near]:
-                    partners[chunk.id] = found[0].id
+                if best := [*beside, *near]:
+                    partners[chunk.id] = best[0].id
         return partners
 
     def clozes(self, chunk_ids: Sequence[str]) -> None:
@@ -208,11 +201,11 @@ class _Asking:
     ) -> None:
         ids, documents = [chunk.id for chunk in chunks], list(dict.fromkeys(chunk.document_id for chunk in chunks))
         if not found:
-            reasons = _unusable(reply) or ["no_question"]
+            reasons = unusable(reply) or ["no_question"]
             self._gate.refuse(name, "", "", reasons, reply.error or reply.text, kind=kind, document_ids=documents)
         for question, candidate in found:
-            key = f"teacher-{digest([*ids, question])[:16]}"
-            if faults := self._rules.of_question(question):
+            key = f"teacher-{digest([*ids, question, *([candidate] if candidate else [])])[:16]}"
+            if faults := self._gate.rules.of_question(question):
                 self._gate.refuse(key, question, "", faults, kind=kind, document_ids=documents)
             else:
                 self._spool.append(
@@ -250,6 +243,7 @@ class _Asking:
         self._teacher.ask("answers", prompts(), len(kept), self._progress, passes)
         for at, prompt in zip(kept, prompts(), strict=True):
             reply, row = self._teacher.reply(prompt), self._spool[at]
+            self._gate.documents.update(chunk.document_id for chunk in self._chunks(row, shown.get(at)))
             item, faults = self._judged(row, reply, shown.get(at))
             self._gate.judge(item, faults, reply.error or reply.text)
 
@@ -279,29 +273,22 @@ class _Asking:
         if row["kind"] == "unanswerable":
             item = unanswerable(row["id"], row["question"], chunks[0])
             refused = reply.error is None and parse_answer(reply.text).abstained
-            return item, _unusable(reply) or ([] if refused else ["unanswerable_is_answered"])
+            return item, unusable(reply) or ([] if refused else ["unanswerable_is_answered"])
         if row["candidate"] is not None:
             spans = {name: tuple(row["candidate"][name]) for name in ("sentence", "answer")}
             item = candidate_answer(row["id"], row["question"], chunks[0], Candidate(**row["candidate"] | spans))
             again = same_answer(item.answer, parse_answer(reply.text).final, item.answer_type)
-            faults = _unusable(reply) or ([] if again else ["oracle_does_not_answer"])
+            faults = unusable(reply) or ([] if again else ["oracle_does_not_answer"])
         else:
             item, said = read_teacher_answer(row["id"], row["question"], reply.text, chunks, row["kind"])
-            faults = _unusable(reply) or reply_faults(said, len(item.quotes))
-        if not _unusable(reply):
-            faults += self._rules.of_answer(item, {chunk.id: chunk.text for chunk in chunks})
-            faults += self._rules.of_pair(item, chunks)
+            faults = unusable(reply) or reply_faults(said, len(item.quotes))
+        if not unusable(reply):
+            faults += self._gate.rules.of_answer(item, {chunk.id: chunk.text for chunk in chunks})
+            faults += self._gate.rules.of_pair(item, chunks)
         return item, list(dict.fromkeys(faults))
 
 
-def _unusable(reply: ChatReply) -> list[str]:
-    """Why a reply is not read at all: the call failed, or its text was cut at ``max_tokens``."""
-    if reply.error is not None:
-        return ["teacher_failed"]
-    return ["reply_cut"] if reply.truncated else []
-
-
-def from_rows(rows: Sequence[QaItem], index: SearchableIndex, gate: Gate, rules: Rules) -> None:
+def from_rows(rows: Sequence[QaItem], index: SearchableIndex, gate: Gate) -> None:
     """Put through the gate the existing questions whose evidence stands in the index's chunks."""
     gold = {name for row in rows for name in (*row.gold_document_ids, *(part.document_id for part in row.evidence))}
     chunks: dict[str, list[Chunk]] = {}
@@ -312,7 +299,7 @@ def from_rows(rows: Sequence[QaItem], index: SearchableIndex, gate: Gate, rules:
         named = {*row.gold_document_ids, *(evidence.document_id for evidence in row.evidence)}
         item = ground(row, {name: index.document(name) for name in named if name in chunks}, chunks)
         oracles = {name: index.chunk(name).text for name in item.oracle_ids}
-        gate.judge(item, [*rules.of_question(item.question), *rules.of_answer(item, oracles)])
+        gate.judge(item, [*gate.rules.of_question(item.question), *gate.rules.of_answer(item, oracles)])
     gate.refuse_where(duplicates([(item.id, item.question) for item in gate]))
 
 
@@ -330,7 +317,7 @@ def explain(gate: Gate, index: SearchableIndex, teacher: Teacher, progress: Prog
         if not item.oracle_ids:
             return item
         reply = teacher.reply(prompt_of(item))
-        faults = _unusable(reply) or reasoning_faults(reply.text, item, oracles_of(item))
+        faults = unusable(reply) or reasoning_faults(reply.text, item, oracles_of(item))
         if not faults:
             return with_reasoning(item, reply.text)
         gate.refuse(

@@ -19,7 +19,7 @@ _QUESTION_TOKENS, _ANSWER_TOKENS, _REASONING_TOKENS, _VERDICT_TOKENS = 30, 80, 4
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run will ask of its models at most; tokens by rule of thumb (characters / 4), ``cost`` in the money of
-    the teacher's prices (a judge's are not known)."""
+    the teacher's prices (a judge's tokens at the same). Questions over two chunks cost a little more."""
 
     chunks: int
     questions: int
@@ -45,19 +45,22 @@ def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
     sides = {"off": 0, "oracle": 1, "both": 2}[recipe.quality.round_trip] if recipe.teacher is not None else 0
     questions = len(rows) + written
     again = sides * questions
+    judged = questions if recipe.quality.judge is not None else 0
     shown = sum(sizes.values())
     prompt_tokens = (
         shown * ((each if clozes else 1) + each) + _OVERHEAD_TOKENS * (asking + written)
         + explained * (typical + 100) + again * (typical * (1 + ROUND_TRIP_DISTRACTORS) + 150)
+        + judged * (typical + 250)
     )  # fmt: skip
     completion_tokens = (
         (_QUESTION_TOKENS + _ANSWER_TOKENS) * written + _REASONING_TOKENS * explained + _ANSWER_TOKENS * again
-    )
+        + _VERDICT_TOKENS * judged
+    )  # fmt: skip
     return Estimate(
         chunks=len(chosen) or len(chunks),
         questions=questions,
         teacher_calls=explained + asking + written + again,
-        judge_calls=questions if recipe.quality.judge is not None else 0,
+        judge_calls=judged,
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         cost=round(_budget(recipe).cost(prompt_tokens, completion_tokens), 2),

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from raft.dataset.context import Asked, Context, ContextSettings, draw_contexts
-from raft.dataset.counterfactual import edits_of, speaks_of, vocabulary_of
+from raft.dataset.edits import Edits
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion
 from raft.dataset.near import SearchableIndex
@@ -23,7 +22,6 @@ from raft.records import Chunk, RaftExample, Split, to_row
 from raft.rows import write_rows
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-_EDITS_PER_QUESTION = 2
 
 
 @dataclass(slots=True)
@@ -35,7 +33,6 @@ class Tally:
     answerable: int = 0
     present: int = 0
     named: set[str] = field(default_factory=set)  # chunks that an example refers to
-    made_up: Mapping[str, Chunk] = field(default_factory=dict)  # counterfactual ones, by id
     sample: RaftExample | None = None
 
     def add(self, split: Split, made: Sequence[RaftExample]) -> None:
@@ -72,6 +69,11 @@ def settle(
         raise InputError(
             f"no question is left to make an example of (refused: {refused or 'none, there was no question'})",
             "Change the questions, the teacher or the quality settings",
+        )
+    if not any(splits[item.id] == "train" or item.split for item in gate):
+        raise InputError(
+            f"none of {len(gate)} questions falls to train: they rest on too few documents to be divided",
+            "Lower split.dev and split.test, or change the seed",
         )
     return {item.id: splits[item.id] for item in gate}
 
@@ -121,48 +123,57 @@ class ExampleSettings:
     form: TargetForm
 
 
-def write_examples(
-    folder: Path,
-    gate: Gate,
-    splits: Mapping[str, Split],
-    near: Mapping[str, tuple[str, ...]],
-    answers: Callable[[str, str], bool],
-    index: SearchableIndex,
-    pool: Pool,
-    settings: ExampleSettings,
-    made_up: Mapping[str, tuple[Chunk, ...]],
-) -> Tally:
-    """Write ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``; a split without questions has no file.
+@dataclass(frozen=True, slots=True)
+class Distractors:
+    """What may stand beside an oracle: the retriever's hits by question, whether a chunk answers a question too, the
+    pool, and the counterfactual edits."""
 
-    ``made_up`` has the counterfactual chunks of questions.
-    """
-    synthetic = {chunk.id: chunk for chunks in made_up.values() for chunk in chunks}
-    tally = Tally(made_up=synthetic)
-    edits = {name: tuple(chunk.id for chunk in chunks) for name, chunks in made_up.items()}
-    document_of = (pool.document_of | {name: chunk.document_id for name, chunk in synthetic.items()}).__getitem__
-    titles = _titles(index, synthetic) if settings.form == "noise" else None
+    near: Mapping[str, tuple[str, ...]]
+    answers: Callable[[str, str], bool]
+    pool: Pool
+    edits: Edits
+
+
+def write_examples(
+    gate: Gate, splits: Mapping[str, Split], beside: Distractors, index: SearchableIndex, settings: ExampleSettings
+) -> Tally:
+    """Write ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``; a split without questions has no file."""
+    tally = Tally()
+    titles = _titles(index, beside.edits) if settings.form == "noise" else None
     for split in SPLITS:
-        asked = [Asked(i.id, i.oracle_ids, near[i.id]) for i in gate if splits[i.id] == split]
-        (folder / f"{split}.jsonl").unlink(missing_ok=True)  # of a run that was stopped in its last step
+        path = gate.folder / f"{split}.jsonl"
+        path.unlink(missing_ok=True)  # of a run that was stopped in its last step
+        asked = [Asked(i.id, i.oracle_ids, beside.near[i.id]) for i in gate if splits[i.id] == split]
         if not asked:
             continue
 
         def rows(split: Split = split, asked: list[Asked] = asked) -> Iterator[Any]:
-            names = pool.train if split == "train" else pool.everywhere
-            for draw in range(settings.draws if split == "train" else 1):
-                for context in draw_contexts(
-                    asked, names, answers, settings.drawing, draw, document_of=document_of, edits=edits
-                ):
-                    made = _of_context(context, gate, settings, titles)
-                    tally.add(split, made)
-                    yield from map(to_row, made)
+            for context in _contexts(split, asked, beside, settings):
+                made = _of_context(context, gate, settings, titles)
+                tally.add(split, made)
+                yield from map(to_row, made)
 
-        write_rows(folder / f"{split}.jsonl", rows())
+        write_rows(path, rows())
     return tally
 
 
-def _titles(index: SearchableIndex, synthetic: Mapping[str, Chunk]) -> Callable[[str], str]:
-    return lambda name: (synthetic[name] if name in synthetic else index.chunk(name)).title
+def _contexts(
+    split: Split, asked: Sequence[Asked], beside: Distractors, settings: ExampleSettings
+) -> Iterator[Context]:
+    """All drawings of a split, one after the other."""
+
+    def document_of(name: str) -> str:
+        return beside.edits.chunk(name).document_id if name in beside.edits else beside.pool.document_of[name]
+
+    pool = beside.pool.train if split == "train" else beside.pool.everywhere
+    for draw in range(settings.draws if split == "train" else 1):
+        yield from draw_contexts(
+            asked, pool, beside.answers, settings.drawing, draw, document_of=document_of, edits=beside.edits.of
+        )
+
+
+def _titles(index: SearchableIndex, edits: Edits) -> Callable[[str], str]:
+    return lambda name: (edits if name in edits else index).chunk(name).title
 
 
 def _of_context(
@@ -191,33 +202,3 @@ def _of_context(
             )
         )
     return made
-
-
-def counterfactuals(gate: Gate, index: SearchableIndex, seed: int) -> dict[str, tuple[Chunk, ...]]:
-    """Question id -> near-miss edits of its oracle, where sound ones exist; each edit has an id of its own."""
-    vocabulary = vocabulary_of(index.chunks, gate)
-    found = {}
-    for item in gate:
-        for oracle in item.oracle_ids[:1]:
-            edits = edits_of(index.chunk(oracle), item, vocabulary, seed=seed, most=_EDITS_PER_QUESTION)
-            if edits:
-                found[item.id] = tuple(replace(e, id=f"{oracle}~{item.id}~edit{n}") for n, e in enumerate(edits))
-    return found
-
-
-def beside_edits(
-    answers: Callable[[str, str], bool], gate: Gate, made_up: Mapping[str, tuple[Chunk, ...]]
-) -> Callable[[str, str], bool]:
-    """``answers`` that also keeps an edit away from another question about what the edit now speaks of: it would
-    contradict that question's oracle."""
-    if not made_up:
-        return answers
-    edits = {chunk.id: (owner, chunk) for owner, chunks in made_up.items() for chunk in chunks}
-
-    def either(question_id: str, chunk_id: str) -> bool:
-        owner, chunk = edits.get(chunk_id, (question_id, None))
-        if chunk is not None and owner != question_id and speaks_of(gate.item(question_id).question, chunk):
-            return True
-        return answers(question_id, chunk_id)
-
-    return either

@@ -24,8 +24,8 @@ Bins = list[tuple[int, int, int]]
 """(least, most, how many), both ends included."""
 
 _SPLITS = ("train", "dev", "test")
-_MOST_BINS = 8
 _WIDTHS = (1, 2, 5)
+_MOST_BINS = 8
 _TEACHER = ("teacher", "teacher_calls", "failed_calls", "prompt_tokens", "completion_tokens", "cost", "review")
 _BAR = 24  # characters of the longest bar
 _SHOWN = 10  # documents
@@ -151,7 +151,9 @@ def histogram(counts: Mapping[int, int]) -> Bins:
         if 10 * below >= 9 * total:
             most = min(most, 2 * length)
             break
-    width = next(w * 10**n for n in range(20) for w in _WIDTHS if most // (w * 10**n) - min(counts) // (w * 10**n) < 8)
+    width = next(
+        w * 10**n for n in range(20) for w in _WIDTHS if most // (w * 10**n) - min(counts) // (w * 10**n) < _MOST_BINS
+    )
     first, last = min(counts) // width, most // width
     held = Counter(dict.fromkeys(range(first, last + 1), 0))
     for length, count in counts.items():

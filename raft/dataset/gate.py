@@ -30,10 +30,10 @@ _ACCEPTED = "accepted.spool"
 class Rules:
     """The bounds of the quality gate (config_generate.QualityRecipe)."""
 
-    min_question_words: int
-    max_question_words: int
-    max_answer_words: int
-    min_answer_overlap: float
+    min_question_words: int = 1
+    max_question_words: int = 1000
+    max_answer_words: int = 1000
+    min_answer_overlap: float = 0.0
     min_question_overlap: float = 0.0
     named_subject: bool = False
 
@@ -52,8 +52,10 @@ class Rules:
 class Gate:
     """Iterating gives the accepted questions, in the order in which they came."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rules: Rules = Rules()) -> None:
         """Writes into this folder: ``rejected.jsonl``, and the accepted questions in ``scratch``."""
+        self.folder = folder
+        self.rules = rules
         self.scratch = folder / _ACCEPTED
         self._accepted = Spool(self.scratch)
         self._alive = bytearray()

@@ -72,6 +72,7 @@ class _Import:
     """What has been read so far. ``chunks`` are by their text: texts of equal words are one document."""
 
     names: set[str] = field(default_factory=set)
+    repeats: Counter[str] = field(default_factory=Counter)  # how often an id came
     chunks: dict[str, Chunk] = field(default_factory=dict)
     questions: dict[str, GroundedQuestion] = field(default_factory=dict)
     contexts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -80,9 +81,10 @@ class _Import:
 
     def name_of(self, row: GorillaRow) -> str:
         """The row's id, counted up where it repeats: Gorilla counts anew after each of its checkpoints."""
-        first = row.id or f"row-{len(self.names) + 1}"
-        names = (first, *(f"{first}-{count}" for count in range(2, len(self.names) + 2)))
-        name = next(name for name in names if name not in self.names)
+        first = name = row.id or f"row-{len(self.names) + 1}"
+        while name in self.names:
+            self.repeats[first] += 1
+            name = f"{first}-{self.repeats[first] + 1}"
         self.names.add(name)
         return name
 
@@ -118,6 +120,8 @@ def import_gorilla(
         splits = _settle(read, dev, test, seed)
         if not splits:
             raise InputError(f"{source}: no row is left to make an example of ({_reasons(read)})", _REMEDY)
+        if "train" not in splits.values():
+            raise InputError(f"{source}: no row falls to train", "Give --dev 0 --test 0, or another --seed")
         examples = _examples(read, splits)
         facts = _facts(read, examples)
         _write(draft.folder, read, examples)

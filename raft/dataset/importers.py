@@ -48,8 +48,8 @@ _TYPES: dict[str, AnswerType] = {
     "span": "short",
     "api_call": "long",
 }
-_LISTS = ("answers", "aliases", "gold_doc_ids")  # in a cell: JSON, or parts between semicolons
-_OBJECTS = ("evidence", "gold_spans", "clause")  # in a cell: JSON
+_LISTS = ("answers", "aliases", "gold_doc_ids", "clause")  # in a cell: JSON, or parts between semicolons
+_OBJECTS = ("evidence", "gold_spans")  # in a cell: JSON
 _REMEDY = "corpora/medical/questions.jsonl shows the columns"
 
 
@@ -122,9 +122,9 @@ def _to_item(row: Mapping[str, Any], where: str, need_answers: bool, known: Mapp
     return QaItem(
         id=_id(row, where, question, answer, known),
         question=question,
-        answer=answer,
+        answer="" if unanswerable else answer,
         answer_type=_TYPES[kind],
-        aliases=tuple(dict.fromkeys(alias for alias in aliases if alias != answer)),
+        aliases=() if unanswerable else tuple(dict.fromkeys(alias for alias in aliases if alias != answer)),
         long_answer=_text(row, "long_answer", where, default=""),
         gold_document_ids=tuple(dict.fromkeys(gold)),
         evidence=evidence,

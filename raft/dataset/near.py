@@ -46,6 +46,8 @@ class NearMisses:
         self._failure: BaseException | None = None
 
     def __enter__(self) -> NearMisses:
+        """Loads the encoder in the background: where it is missing, that shows before answers are paid for."""
+        self._run(iter([("", "What is this about?")]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,12 +56,14 @@ class NearMisses:
             self._thread.join()
 
     def begin(self, questions: Iterable[tuple[str, str]]) -> None:
-        """Search for these (id, question) pairs in the background; to be called once."""
-        listed = iter(questions)
+        """Search for these (id, question) pairs in the background. Raises what the search before has raised."""
+        self._wait()
+        self._run(iter(questions))
 
+    def _run(self, questions: Iterator[tuple[str, str]]) -> None:
         def run() -> None:
             try:
-                for _ in self._search(listed):
+                for _ in self._search(questions):
                     if self._ending.is_set():
                         return
             except BaseException as error:  # noqa: BLE001 - raised again where the hits are asked for
@@ -68,12 +72,15 @@ class NearMisses:
         self._thread = threading.Thread(target=run, name="raft-near-misses", daemon=True)
         self._thread.start()
 
-    def of(self, questions: Sequence[tuple[str, str]], progress: Progress) -> dict[str, tuple[str, ...]]:
-        """The hits of these questions, those searched for now that are not there yet."""
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join()
         if self._failure is not None:
             raise self._failure
+
+    def of(self, questions: Sequence[tuple[str, str]], progress: Progress) -> dict[str, tuple[str, ...]]:
+        """The hits of these questions, those searched for now that are not there yet."""
+        self._wait()
         missing = [(key, question) for key, question in questions if key not in self._found]
         for done in self._search(iter(missing)):
             progress("distractors", len(questions) - len(missing) + done, len(questions))

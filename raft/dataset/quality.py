@@ -149,8 +149,8 @@ def form_faults(item: GroundedQuestion) -> list[str]:
         faults.append("answer_not_numeric")
     if item.question_type == "definition" and len(item.answer.split()) < _SHORTEST_DEFINITION:
         faults.append("definition_too_short")
-    if item.question_type == "multihop" and len(item.oracle_ids) < 2:
-        faults.append("multihop_single_chunk")
+    if item.question_type in ("multihop", "comparison") and len(item.oracle_ids) < 2:
+        faults.append(f"{item.question_type}_single_chunk")
     return faults + _echo_faults(item)
 
 

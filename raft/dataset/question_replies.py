@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from raft.readers.plain import encodable
+
 _MARKS = "?？؟\u037e"  # the last is the Greek question mark
 _MARK = rf"[{_MARKS}]"
 _BULLETS = " \t>*_#•–—-|\u3000"
@@ -153,6 +155,6 @@ def _string(token: re.Match[str]) -> str:
     if token["double"] is None:
         return str(token["single"] or token["curly"] or "").replace("\\'", "'")
     try:
-        return str(json.loads(f'"{token["double"]}"', strict=False))
+        return encodable(str(json.loads(f'"{token["double"]}"', strict=False)))
     except ValueError:  # a quote within that was not escaped, or an escape that JSON does not know
         return token["double"].replace('\\"', '"')

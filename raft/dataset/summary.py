@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from raft.dataset.examples import SPLITS, Tally
 from raft.dataset.gate import Gate
 from raft.dataset.near import SearchableIndex
 from raft.dataset.teacher import Teacher
+from raft.errors import InputError
 from raft.records import Split, to_row
 
 
@@ -44,13 +46,21 @@ class DatasetSummary:
 
 def labels_of(index: SearchableIndex, documents: Iterable[str]) -> list[str]:
     """The access labels of these documents: who lacks one must not see the dataset, nor ask what is tuned on it."""
-    return sorted({value for name in documents for value in index.document(name).metadata.get("labels", ())})
+    found = _metadata(index, documents)
+    return sorted({label for metadata in found for label in metadata.get("labels", ())})
 
 
 def licences_of(index: SearchableIndex, documents: Iterable[str]) -> dict[str, int]:
     """How many of these documents bear each licence, "" for those whose metadata names none."""
-    found = (index.document(name).metadata for name in documents)
+    found = _metadata(index, documents)
     return dict(Counter(str(each.get("license") or each.get("licence") or "") for each in found))
+
+
+def _metadata(index: SearchableIndex, documents: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Of those documents that the index has: a row may name others as gold, whose words are nowhere."""
+    for name in documents:
+        with contextlib.suppress(InputError):
+            yield index.document(name).metadata
 
 
 def summarize(

@@ -19,6 +19,7 @@ from raft.errors import CheckFailed, EndpointError
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest
 from raft.llm.replies import Replies
 from raft.prompts import Message
+from raft.readers.plain import encodable
 
 CHARACTERS_PER_TOKEN = 4  # of English, by rule of thumb
 _SAMPLED = 8  # of so many replies one is judged while asking, so that the next call is not kept waiting
@@ -61,6 +62,7 @@ class Spending:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     failed: int = 0
+    cached: int = 0  # replies of other runs
 
     def add(self, reply: ChatReply) -> None:
         self.calls += 1
@@ -157,6 +159,17 @@ class Teacher:
     def _find(self, key: str) -> ChatReply | None:
         return next((found for store in self._stores if (found := store.get(key)) is not None), None)
 
+    def _known(self, key: str) -> ChatReply | None:
+        """The reply on disk, counted. One of another run costs nothing; it goes into this run's journal, so that it is
+        the same for good."""
+        journal = self._stores[0]
+        if (known := journal.get(key)) is not None:
+            self.spending.add(known)
+        elif (known := self._find(key)) is not None:
+            journal.put(known)
+            self.spending.cached += 1
+        return known
+
     def _new(self, prompts: Iterable[Prompt], asking: _Stage) -> Iterator[ChatRequest]:
         """The requests that nothing on disk answers, until the budget is spent."""
         for prompt in prompts:
@@ -164,23 +177,22 @@ class Teacher:
             if (short := bytes.fromhex(key[:32])) in asking.seen:
                 asking.total -= 1
                 continue
-            if self._spent() is not None:
-                return
             asking.seen.add(short)
-            known = self._find(key)
+            known = self._known(key)
             if known is None:
+                if self._spent() is not None:
+                    return
                 asking.waiting[key] = prompt
                 yield ChatRequest(
                     f"{asking.name}/{key}", prompt.messages, schema=prompt.schema, **self._settings  # type: ignore[arg-type]
                 )  # fmt: skip
             else:
-                self.spending.add(known)
                 self._tell(prompt.name, known, asking)
 
     def _take(self, reply: ChatReply, asking: _Stage) -> None:
         key = reply.key.rpartition("/")[2]
         prompt = asking.waiting.pop(key)
-        reply = _with_usage(replace(reply, key=key), prompt)
+        reply = _with_usage(_writable(replace(reply, key=key)), prompt)
         asking.asked += 1
         if reply.error is None:
             for store in self._stores:
@@ -191,7 +203,7 @@ class Teacher:
             asking.failed += 1
             self.spending.failed += 1
             if asking.asked >= _FIRST_REPLIES:
-                self._check(asking.failed, asking.asked, reply.error)
+                self._check(asking.failed, asking.done + 1, reply.error)
         self._tell(prompt.name, reply, asking)
 
     def _tell(self, name: str, reply: ChatReply, asking: _Stage) -> None:
@@ -216,8 +228,13 @@ class Teacher:
         if 2 * failed > asked:
             raise EndpointError(
                 f"{failed} of {asked} calls of the teacher {self._model.name} failed, the last with: {error}",
-                "Mend the cause and go on with --resume: nothing that was answered is lost",
+                "Mend the cause and go on with --resume: the replies that were taken in are kept",
             )
+
+
+def _writable(reply: ChatReply) -> ChatReply:
+    """The reply without halves of characters: an emoji that was cut at the last token, say."""
+    return replace(reply, text=encodable(reply.text), error=None if reply.error is None else encodable(reply.error))
 
 
 def _with_usage(reply: ChatReply, prompt: Prompt) -> ChatReply:
@@ -230,3 +247,10 @@ def _with_usage(reply: ChatReply, prompt: Prompt) -> ChatReply:
         prompt_tokens=reply.prompt_tokens or 1 + shown // CHARACTERS_PER_TOKEN,
         completion_tokens=1 + len(reply.text) // CHARACTERS_PER_TOKEN,
     )
+
+
+def unusable(reply: ChatReply) -> list[str]:
+    """Why a reply is not read at all: the call failed, or its text was cut at ``max_tokens``."""
+    if reply.error is not None:
+        return ["teacher_failed"]
+    return ["reply_cut"] if reply.truncated else []

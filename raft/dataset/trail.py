@@ -108,10 +108,19 @@ def check_trail(rows: Iterable[TrailRow], fingerprint: str, known: Iterable[str]
                 f"{path} line {number} belongs to another dataset ({row.get('dataset')!r}, not {fingerprint!r})",
                 "Move it away, or put back the dataset that it was made for",
             )
-        if row.get("decision") not in (*_STATUS_OF, "undo") or row.get("question_id") not in ids:
+        if row.get("decision") not in (*_STATUS_OF, "undo") or str(row.get("question_id")) not in ids or _odd(row):
             said = f"{row.get('decision')!r} of {row.get('question_id')!r}"
             raise ArtifactError(f"{path} line {number} is no decision on a question of the dataset ({said})",
                                 "Restore it from a backup, or move it away")  # fmt: skip
+
+
+def _odd(row: TrailRow) -> bool:
+    """Whether a row lacks the words that an edit leaves, or holds something else than words."""
+    after = row.get("after")
+    words = after if isinstance(after, dict) else {}
+    texts = (words.get(name, "") for name in ("question", "answer", "reasoning"))
+    named = (row.get("who", ""), row.get("reason") or "", row.get("question_id"))
+    return (row.get("decision") == "edit" and not words) or not all(isinstance(each, str) for each in (*texts, *named))
 
 
 def applied_rows(folder: Path) -> list[dict[str, Any]]:

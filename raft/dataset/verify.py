@@ -20,9 +20,8 @@ from raft.dataset.judge import JUDGE_SCHEMA, judge_faults, judge_messages, parse
 from raft.dataset.near import SearchableIndex
 from raft.dataset.pii import pii_flags
 from raft.dataset.quality import retrieval_flag, round_trip_faults
-from raft.dataset.teacher import Progress, Prompt, Teacher
+from raft.dataset.teacher import Progress, Prompt, Teacher, unusable
 from raft.prompts import build_messages, parse_answer
-from raft.records import Answer, Chunk
 
 ROUND_TRIP_DISTRACTORS = 3
 _PAIRS_AT_ONCE = 256
@@ -36,6 +35,7 @@ class Checks:
     keep_unfound: bool
     keep_pii: bool
     round_trip: str
+    seed: int = 0
 
 
 def flag(gate: Gate, near: Mapping[str, Sequence[str]], checks: Checks) -> None:
@@ -59,7 +59,6 @@ def round_trip(
     teacher: Teacher,
     checks: Checks,
     progress: Progress,
-    seed: int,
 ) -> None:
     """Let the teacher answer once more, its oracle among distractors, and (``both``) over these alone.
 
@@ -70,19 +69,18 @@ def round_trip(
         return
 
     def prompt_of(item: GroundedQuestion, with_oracle: bool) -> Prompt:
-        shown = _shown(item, near[item.id], answers, with_oracle, seed)
+        shown = _shown(item, near[item.id], answers, with_oracle, checks.seed)
         chunks = [index.chunk(name) for name in shown]
         return Prompt(f"{item.id}/{with_oracle}", tuple(build_messages(item.question, chunks)))
 
     def prompts() -> Iterator[Prompt]:
         return (prompt_of(item, side) for item in gate for side in sides)
 
-    def said(item: GroundedQuestion, side: bool) -> Answer | None:
-        reply = teacher.reply(prompt_of(item, side)) if side in sides else None
-        return None if reply is None or reply.error is not None else parse_answer(reply.text)
-
     def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
-        return round_trip_faults(item, said(item, True), said(item, False)) or item
+        replies = {side: teacher.reply(prompt_of(item, side)) for side in sides}
+        said = {side: parse_answer(reply.text) for side, reply in replies.items()}
+        unread = [fault for reply in replies.values() for fault in unusable(reply)]
+        return unread or round_trip_faults(item, said.get(True), said.get(False)) or item
 
     teacher.ask("round trip", prompts(), len(gate) * len(sides), progress)
     gate.sieve(decide)
@@ -116,8 +114,8 @@ def judge(gate: Gate, index: SearchableIndex, reader: Teacher, progress: Progres
     """Refuse what a judge model does not find right. ``reader`` asks the judge as a teacher is asked."""
 
     def prompt_of(item: GroundedQuestion) -> Prompt:
-        oracles: list[Chunk] = [index.chunk(name) for name in item.oracle_ids]
-        messages = judge_messages(item.question, item.answer, [chunk.text for chunk in oracles])
+        oracles = [index.chunk(name).text for name in item.oracle_ids]
+        messages = judge_messages(item.question, item.answer, oracles)
         return Prompt(item.id, messages, JUDGE_SCHEMA)
 
     def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:

@@ -12,15 +12,13 @@ the workers run.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from raft.cluster import one_line_failures, ray_session
 from raft.config import EncoderRecipe
-from raft.errors import EndpointError, ModelError
+from raft.errors import ModelError
 from raft.retrieval.encoder import Encoder, encoder_fingerprint
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def encoded_blocks(
     """
     import numpy as np
 
-    with _ray(workers, address) as ray, _failing(ray):
+    with ray_session(workers, address, "encoder") as ray, one_line_failures(ray, "encoding", "encoder"):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -86,47 +84,3 @@ class _Worker:
     def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
         vectors = self._encoder.encode_documents([str(text) for text in block["text"]], self._batch_size)
         return {"row": block["row"], "vector": vectors}
-
-
-@contextmanager
-def _ray(workers: int, address: str | None) -> Iterator[Any]:
-    """Ray, connected; what is started here is stopped here."""
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
-        raise ModelError("encoder.workers needs Ray, which is not installed", "pip install 'raft-tune[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised here too
-    import ray
-    import ray.data
-
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address is None:
-            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise EndpointError(
-            f"Ray at {address or 'this machine'} cannot be reached ({first})", "Check encoder.ray_address"
-        ) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _failing(ray: Any) -> Iterator[None]:
-    """Turns what a worker raised into one line."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(
-            f"encoding through Ray failed ({lines[-1][:300] if lines else type(error).__name__})",
-            "Set encoder.workers to 0 to encode in this process",
-        ) from None

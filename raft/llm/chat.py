@@ -1,6 +1,7 @@
-"""The seam between raft and language models: one small protocol, three implementations.
+"""The seam between raft and language models: one small protocol.
 
-``openai_compatible`` (any endpoint), ``local`` (transformers), and ``scripted`` (the shipped test double).
+``openai_compatible`` (any endpoint), ``local`` (transformers), ``openvino`` (a CPU engine), ``ray_workers`` (several
+processes or machines), and ``scripted`` (the shipped test double).
 """
 
 from __future__ import annotations

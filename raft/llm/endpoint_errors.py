@@ -19,6 +19,7 @@ Kind = Literal["limited", "passing", "unreachable", "malformed", "too_long", "re
 
 MALFORMED = "malformed: the answers were no chat completions"
 LONGEST_SAID = 400  # characters of an error; a proxy's error page is longer
+_NEVER_FITS = re.compile(r"request too large", re.IGNORECASE)  # OpenAI: above the limit of a whole minute
 _TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length")  # OpenAI, llama.cpp, vLLM
 _NO_QUOTA = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|insufficient balance", re.IGNORECASE)
 _MODERATED = re.compile(r"moderation|flagged|content_filter", re.IGNORECASE)
@@ -62,7 +63,7 @@ def _kind_of_status(status: int, words: str) -> Kind:
         return "quota"
     if status == 401 or (status == 403 and not _MODERATED.search(words)):
         return "key"
-    if status in (400, 413, 422) and _TOO_LONG.search(words):
+    if (status in (400, 413, 422) and _TOO_LONG.search(words)) or (status == 429 and _NEVER_FITS.search(words)):
         return "too_long"
     if status in (408, 409, 425) or status >= 500:
         return "passing"

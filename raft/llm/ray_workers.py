@@ -12,21 +12,19 @@ where the workers run, and the model's name must mean the same there.
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import json
-import logging
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from raft.errors import EndpointError, ModelError
+from raft.cluster import one_line_failures, ray_session
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest
 from raft.prompts import Message
 
 _BLOCK = 64  # requests that a worker answers together
+_ROUND = 32 * _BLOCK
 
 
 class RayModel:
@@ -47,28 +45,37 @@ class RayModel:
         self._here().check(request)
 
     def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
-        """One reply a request, block by block as they are done. ``requests`` are read to their end first, because
-        Ray divides them.
+        """One reply a request, block by block as they are done. ``requests`` are read in rounds of ``_ROUND`` a worker,
+        because Ray divides what it is given; each round opens the models anew.
 
         Raises ModelError when Ray is not installed or a worker fails, EndpointError when the cluster cannot be reached.
         """
-        rows = [_row(request) for request in requests]
+        source = iter(requests)
+        rows = self._round(source)
         if not rows:
             return
-        with _ray(self._workers, self._address) as ray, _failing(ray):
+        with ray_session(self._workers, self._address, "model") as ray, one_line_failures(ray, "answering", "model"):
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             context.print_on_execution_start = False
-            answered = ray.data.from_arrow(_tables(rows, self._workers)).map_batches(
-                _Worker,
-                fn_constructor_args=(self._settings,),
-                batch_size=None,
-                compute=ray.data.ActorPoolStrategy(size=self._workers),
-                num_cpus=1,
-                num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / self._workers),
-            )
-            for block in answered.iter_batches(batch_size=None, batch_format="numpy"):
-                yield from (ChatReply(**json.loads(str(row))) for row in block["reply"])
+            while rows:
+                yield from self._answered(ray, rows)
+                rows = self._round(source)
+
+    def _round(self, source: Iterator[ChatRequest]) -> list[str]:
+        return [_row(request) for request in itertools.islice(source, self._workers * _ROUND)]
+
+    def _answered(self, ray: Any, rows: list[str]) -> Iterator[ChatReply]:
+        answered = ray.data.from_arrow(_tables(rows, self._workers)).map_batches(
+            _Worker,
+            fn_constructor_args=(self._settings,),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=self._workers),
+            num_cpus=1,
+            num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / self._workers),
+        )
+        for block in answered.iter_batches(batch_size=None, batch_format="numpy"):
+            yield from (ChatReply(**json.loads(str(row))) for row in block["reply"])
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
         """The reply in pieces, made in this process: one reply is not divided."""
@@ -113,47 +120,3 @@ class _Worker:
     def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
         requests = [_request(str(row)) for row in block["request"]]
         return {"reply": [json.dumps(asdict(reply)) for reply in self._model.complete(requests)]}
-
-
-@contextmanager
-def _ray(workers: int, address: str | None) -> Iterator[Any]:
-    """Ray, connected; what is started here is stopped here."""
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
-        raise ModelError("workers needs Ray, which is not installed", "pip install 'raft-tune[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what fails is raised here too
-    import ray
-    import ray.data
-
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address is None:
-            ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise EndpointError(
-            f"Ray at {address or 'this machine'} cannot be reached ({first})", "Check ray_address"
-        ) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _failing(ray: Any) -> Iterator[None]:
-    """Turns what a worker raised into one line."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(
-            f"answering through Ray failed ({lines[-1][:300] if lines else type(error).__name__})",
-            "Set workers to 0 to answer in this process",
-        ) from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from pathlib import Path
 
 from raft.errors import InputError
@@ -30,27 +31,33 @@ class Replies:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            _patiently(self._file, "PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
-            self._file.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID")
+            _patiently(
+                self._file, "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID"
+            )
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"the replies in {path} cannot be opened ({error})", "Move the file away") from None
 
     def get(self, key: str) -> ChatReply | None:
-        row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else ChatReply(key, **json.loads(row[0]))
+        """Raises InputError when the file is damaged."""
+        try:
+            row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+            return None if row is None else ChatReply(key, **json.loads(row[0]))
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            raise InputError(f"the replies in {self.path} are damaged ({error})", "Move the file away") from None
 
     def put(self, reply: ChatReply) -> None:
-        """Keep a reply under its key. Raises OSError when the disk is full."""
+        """Keep a reply under its key; the first one stays. Raises OSError when it cannot be written."""
         row = {
             "text": reply.text, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens,
             "truncated": reply.truncated,
         }  # fmt: skip
         try:
             self._file.execute(
-                "INSERT OR REPLACE INTO replies VALUES (?, ?)", (reply.key, json.dumps(row, ensure_ascii=False))
+                "INSERT OR IGNORE INTO replies VALUES (?, ?)", (reply.key, json.dumps(row, ensure_ascii=False))
             )
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise OSError(f"{self.path} cannot be written ({error})") from error
 
     def __len__(self) -> int:
@@ -59,3 +66,16 @@ class Replies:
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._file.close()
+
+
+def _patiently(file: sqlite3.Connection, command: str) -> None:
+    """Run what does not wait for another process by itself: to change the kind of journal, for one."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            file.execute(command)
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)

@@ -11,6 +11,7 @@ and, where they decide something, come as JSON from its own page: no other site 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -305,7 +306,7 @@ class OwnPageOnly:
 def _refusals(scope: MutableMapping[str, Any]) -> Iterator[JSONResponse]:
     headers = Headers(scope=scope)  # type: ignore[arg-type]
     host = headers.get("host", "")
-    name, _, port = host.rpartition(":")
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "80")
     if port != str(scope["server"][1]) or not _is_here(name.strip("[]")):
         yield _error(403, "this server is reached as localhost only")
     if scope["method"] in _SAFE_METHODS:

@@ -132,7 +132,7 @@ def test_a_name_may_stand_anywhere_in_the_oracles():
         (item(answer="the first Corvalexin dose"), ["answer_restates_question"]),
         (item(answer="the first 2 doses"), []),
         (item(answer="Corvalexin A"), []),
-        (item(answer="Corvalexin", question_type="comparison"), []),
+        (item(answer="Corvalexin", question_type="comparison"), ["comparison_single_chunk"]),
         (item(answer="", quotes=(), kind="unanswerable", question_type="unanswerable"), []),
     ],
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from raft.dataset.teacher import Budget, Prompt, Teacher
-from raft.errors import CheckFailed, EndpointError
+from raft.errors import CheckFailed, EndpointError, InputError
 from raft.llm.chat import ChatReply
 from raft.llm.replies import Replies
 from raft.llm.scripted import ScriptedModel
@@ -154,3 +154,52 @@ def test_the_progress_tells_the_yield(tmp_path):
 def test_what_was_never_asked_has_no_reply(tmp_path):
     with pytest.raises(KeyError):
         teacher(tmp_path, ScriptedModel(shout)).reply(prompts(1)[0])
+
+
+def test_calls_that_fail_for_good_do_not_stop_a_resumed_run(tmp_path):
+    """Only they are left to ask: all new calls fail, and yet most prompts have their answer."""
+
+    def script(request):
+        if int(request.messages[-1].content.rsplit(" ", 1)[1]) % 6 == 0:
+            raise RuntimeError("content filter")
+        return shout(request)
+
+    teacher(tmp_path, ScriptedModel(script)).ask("answers", prompts(180), 180, silent)
+    again = ScriptedModel(script)
+    teacher(tmp_path, again).ask("answers", prompts(180), 180, silent)
+    assert len(again.requests) == 30
+
+
+def test_a_resumed_run_needs_no_budget_for_what_is_on_disk(tmp_path):
+    teacher(tmp_path, ScriptedModel(shout)).ask("answers", prompts(20), 20, silent)  # 120 tokens
+    again = ScriptedModel(shout)
+    asking = teacher(tmp_path, again, budget=Budget(tokens=60))
+    asking.ask("answers", prompts(20), 20, silent)
+    assert again.requests == []
+
+
+def test_replies_of_other_runs_cost_nothing_and_stay_as_they_were(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    teacher(tmp_path / "one", ScriptedModel(shout), cache=Replies(cache)).ask("answers", prompts(9), 9, silent)
+    asking = teacher(tmp_path / "two", ScriptedModel(shout), cache=Replies(cache), budget=Budget(tokens=6))
+    asking.ask("answers", prompts(9), 9, silent)
+    assert (asking.spending.calls, asking.spending.cached, asking.spending.prompt_tokens) == (0, 9, 0)
+    cache.unlink()
+    without = ScriptedModel(shout)
+    teacher(tmp_path / "two", without).ask("answers", prompts(9), 9, silent)
+    assert without.requests == []
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    store = Replies(tmp_path / "replies.sqlite")
+    for n in range(500):
+        store.put(ChatReply(f"{n:064d}", "x" * 200))
+    store.close()
+    path = tmp_path / "replies.sqlite"
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\x07" * (len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"replies\.sqlite (?:are damaged|cannot be opened)"):
+        Replies(path).get(f"{7:064d}")

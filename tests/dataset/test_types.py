@@ -12,7 +12,7 @@ from raft.config_generate import GenerateRecipe
 from raft.dataset.build import generate_dataset
 from raft.dataset.check import check_dataset
 from raft.dataset.collect import QuestionPlan
-from raft.errors import RecipeError, UsageError
+from raft.errors import InputError, RecipeError, UsageError
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import parse_answer, render_refusal, render_target
 from raft.records import Document, Quote
@@ -116,7 +116,7 @@ def test_shares_of_types_are_as_asked():
 
 def test_a_store_of_one_chunk_has_nothing_to_compare(tmp_path):
     index = WordIndex([Document("one.md", monograph(0, "Alvoran").text.split("\n\n")[0], title="Alvoran")])
-    recipe = recipe_of(questions={"types": {"comparison": 1}}, context={"distractors": 0})
+    recipe = recipe_of(questions={"types": {"comparison": 1}}, context={"distractors": 0}, split={"dev": 0, "test": 0})
     generate_dataset(recipe, index, tmp_path / "dataset", ScriptedModel(teach))
     assert [q["question_type"] for q in rows_of(tmp_path / "dataset", "questions")] == ["factual"]
 
@@ -213,3 +213,75 @@ def test_labels_of_refused_questions_documents_guard_the_dataset_too(tmp_path):
 
     generate_dataset(recipe_of(questions={"types": {"yesno": 1}}), index, tmp_path / "dataset", ScriptedModel(teach))
     assert open_artifact(tmp_path / "dataset", "dataset").facts["labels"] == ["board"]
+
+
+def test_words_of_two_documents_name_both_and_need_quotes_of_both(index, tmp_path):
+    """A comparison that quotes one of its two documents would teach to compare with what is not there."""
+
+    def lopsided(request):
+        said = teach(request)
+        if request.key.startswith("questions/"):
+            drug = drug_in(request.messages[-1].content)
+            return json.dumps({"questions": [f"Is the first dose of {drug} larger in adults than in children?"]})
+        return said
+
+    recipe = recipe_of(questions={"types": {"comparison": 0.5, "yesno": 0.5}})
+    generate_dataset(recipe, index, tmp_path / "dataset", ScriptedModel(lopsided))
+    assert {q["question_type"] for q in rows_of(tmp_path / "dataset", "questions")} == {"yesno"}
+    reasons = {reason for row in rows_of(tmp_path / "dataset", "rejected") for reason in row["reasons"]}
+    assert "comparison_single_chunk" in reasons
+
+
+def test_edits_never_come_near_another_document(tmp_path):
+    """Monographs off one template: an edit that takes a sibling's name would be the sibling with a false dose."""
+    documents = [
+        Document(f"{drug.lower()}.md", f"{drug} is given to adults of the Sorrel Hospital as a first dose of {dose(n)} "
+                 "mg by mouth, and nobody gives more than that in one night.", title=drug)
+        for n, drug in enumerate(DRUGS)
+    ]  # fmt: skip
+    rows = [
+        {"id": f"q{n}", "question": f"What is the first dose of {drug} in adults?", "answer": f"{dose(n)} mg",
+         "answer_type": "number", "gold_doc_ids": [f"{drug.lower()}.md"], "split": "test" if n % 3 == 0 else "train"}
+        for n, drug in enumerate(DRUGS)
+    ]  # fmt: skip
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    context = {"distractors": 2, "policy": "counterfactual"}
+    recipe = recipe_of(teacher=None, from_qa=path, from_qa_splits=["train", "test"], context=context)
+    generate_dataset(recipe, WordIndex(documents), tmp_path / "dataset")
+    assert all(finding.holds for finding in check_dataset(tmp_path / "dataset"))
+
+
+def test_a_half_character_in_a_reply_harms_nothing(index, tmp_path):
+    def torn(request):
+        said = teach(request)
+        half = "\ud83d" if "Alvoran" in said else "\\ud83d"  # in the reply itself, or in the JSON in it
+        return said.replace("adults", f"adults {half}") if request.key.startswith("questions/") else said
+
+    generate_dataset(recipe_of(questions={"types": {"yesno": 1}}), index, tmp_path / "dataset", ScriptedModel(torn))
+    assert any("\ufffd" in row["question"] for row in rows_of(tmp_path / "dataset", "questions"))
+
+
+def test_gold_documents_that_the_index_lacks_are_passed_over(index, tmp_path):
+    row = {"id": "q", "question": "What is the first dose of Alvoran in adults?", "answer": f"{dose(0)} mg",
+           "gold_doc_ids": ["alvoran.md", "elsewhere.md"], "split": "train"}  # fmt: skip
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    summary = generate_dataset(recipe_of(teacher=None, from_qa=path), index, tmp_path / "dataset")
+    assert summary.questions == {"train": 1}
+
+
+def test_one_document_that_falls_to_test_is_said(tmp_path):
+    index = WordIndex([monograph(0, "Alvoran")])
+    said = set()
+    for seed in range(12):
+        recipe = recipe_of(
+            questions={"types": {"yesno": 1}}, context={"distractors": 0}, seed=seed, split={"dev": 0.3, "test": 0.3}
+        )
+        try:
+            generate_dataset(recipe, index, tmp_path / f"dataset{seed}", ScriptedModel(teach))
+            said.add("")
+        except InputError as error:
+            said.add(str(error))
+    assert len(said) == 2
+    assert any("falls to train" in each for each in said)

@@ -75,7 +75,8 @@ def test_a_search_that_fails_in_the_background_is_told(index):
             raise OSError("disk gone")
 
     with NearMisses(Broken([monograph(0, "Alvoran")]), 5) as misses:
-        misses.begin([("q", "What?")])
+        with pytest.raises(OSError, match="disk gone"):  # the encoder is tried before anything is searched
+            misses.begin([("q", "What?")])
         with pytest.raises(OSError, match="disk gone"):
             misses.of([("q", "What?")], silent)
 
@@ -118,7 +119,7 @@ def test_the_teacher_must_answer_again_with_its_oracle_and_not_without(index, tm
     near = near_of(index, gate)
     answers = also_answers(gate.item, lambda name: index.chunk(name).text, {})
     model, teacher = asking(tmp_path, teacher_who_reads)
-    round_trip(gate, near, answers, index, teacher, Checks(10, True, True, sides), silent, 0)
+    round_trip(gate, near, answers, index, teacher, Checks(10, True, True, sides), silent)
     assert len(model.requests) == 8 * {"off": 0, "oracle": 1, "both": 2}[sides]
     for request in model.requests:
         assert request.messages[-1].content.count("Document [") in (3, 4)

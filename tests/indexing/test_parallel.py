@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from raft.artifacts import read_manifest
+from raft.cluster import one_line_failures
 from raft.config import EncoderRecipe
 from raft.errors import EndpointError, ModelError
 from raft.indexing.build import build_index
-from raft.indexing.parallel import _failing, _settings, _tables, _Worker, encoded_blocks
+from raft.indexing.parallel import _settings, _tables, _Worker, encoded_blocks
 from raft.retrieval.dense import DenseIndex
 from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import open_index
@@ -74,9 +75,9 @@ def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="is another one on"):
         _Worker(_settings(RECIPE), 8, "another")
     said = r"encoding through Ray failed \(MemoryError: x\)\. Set encoder.workers to 0"
-    with pytest.raises(ModelError, match=said), _failing(ray):
+    with pytest.raises(ModelError, match=said), one_line_failures(ray, "encoding", "encoder"):
         raise ray.exceptions.RayError("Traceback:\n  line\nMemoryError: x\n")
-    monkeypatch.setattr("raft.indexing.parallel.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("raft.cluster.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'raft-tune\[ray\]'"):
         list(encoded_blocks(TEXTS, RECIPE, 8, 2))
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raft.cluster import one_line_failures
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.open import open_chat_model
-from raft.llm.ray_workers import RayModel, _failing, _request, _row, _tables, _Worker
+from raft.llm.ray_workers import RayModel, _request, _row, _tables, _Worker
 from raft.prompts import Message
 
 ray = pytest.importorskip("ray", reason="needs raft-tune[ray]")
@@ -38,7 +39,9 @@ def test_two_workers_write_the_replies_of_this_process(tiny_folder: Path) -> Non
 
 
 def test_a_worker_without_its_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"answering through Ray failed \(.*holds no config.json.*Set workers to 0"):
+    with pytest.raises(
+        ModelError, match=r"answering through Ray failed \(.*holds no config.json.*Set model.workers to 0"
+    ):
         list(RayModel({"model": str(tmp_path)}, workers=1).complete(requests(1)))
 
 
@@ -64,10 +67,10 @@ def test_requests_are_cut_into_a_block_a_worker_or_more() -> None:
 
 
 def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = r"answering through Ray failed \(MemoryError: x\)\. Set workers to 0"
-    with pytest.raises(ModelError, match=said), _failing(ray):
+    said = r"answering through Ray failed \(MemoryError: x\)\. Set model.workers to 0"
+    with pytest.raises(ModelError, match=said), one_line_failures(ray, "answering", "model"):
         raise ray.exceptions.RayError("Traceback:\n  line\nMemoryError: x\n")
-    monkeypatch.setattr("raft.llm.ray_workers.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("raft.cluster.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'raft-tune\[ray\]'"):
         list(RayModel({"model": "m"}, 2).complete(requests()))
 
@@ -79,5 +82,5 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("ray client connection timeout")
 
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(EndpointError, match=r"Ray at ray://x:10001 cannot be reached .*Check ray_address"):
+    with pytest.raises(EndpointError, match=r"Ray at ray://x:10001 cannot be reached .*Check model.ray_address"):
         list(RayModel({"model": "m"}, 2, "ray://x:10001").complete(requests()))

@@ -7,6 +7,7 @@ let rows = []; // the questions listed
 let shown = null; // the question in view, as the server tells it
 let lastDecided = null; // the id of the question that "undo" is about
 let busy = false; // a decision is on its way
+let moving = false; // the next question is
 
 function element(name, className, ...children) {
   const made = document.createElement(name);
@@ -221,7 +222,7 @@ async function decide(id, decision) {
 }
 
 async function accept() {
-  if (shown && (await decide(shown.id, { decision: "accept" }))) {
+  if (shown && !moving && (await decide(shown.id, { decision: "accept" }))) {
     at("status").textContent = "Accepted.";
     await moveOn();
   }
@@ -230,8 +231,13 @@ async function accept() {
 // After a decision: the next question, or this one as it is now.
 async function moveOn() {
   const was = shown.id;
-  await move(1);
-  if (shown.id === was) await open(was);
+  moving = true;
+  try {
+    await move(1);
+    if (shown.id === was) await open(was);
+  } finally {
+    moving = false;
+  }
 }
 
 async function undo() {
@@ -340,7 +346,7 @@ const keys = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.isComposing || event.altKey) return;
+  if (event.isComposing || event.altKey || (event.repeat && "areu".includes(event.key))) return;
   if (event.target.closest("#editor")) {
     if (event.key === "Escape") {
       closeEditor();
@@ -353,6 +359,8 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault(); // the browser would empty the field
     event.target.blur();
     at("question").focus();
+  } else if (!at("editor").hidden) {
+    return; // what is written there would be lost
   } else if (!event.target.closest("input, select, textarea, dialog") && Object.hasOwn(keys, event.key)) {
     event.preventDefault();
     told(keys[event.key]);

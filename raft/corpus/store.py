@@ -144,10 +144,12 @@ class Rows(Sequence[T], Generic[T]):
         import numpy as np
 
         wanted = np.uint64(_hash(identifier))
+        begins = f'{{"id": {json.dumps(identifier, ensure_ascii=False)},'.encode("utf-8", "surrogatepass")
         at = int(np.searchsorted(self._ids[0], wanted))
         while at < len(self) and self._ids[0, at] == wanted:
             row = int(self._ids[1, at])
-            if json.loads(self.line(row))["id"] == identifier:
+            line = self.line(row)
+            if line.startswith(begins) or json.loads(line)["id"] == identifier:
                 return row
             at += 1
         return None

@@ -13,7 +13,7 @@ import contextlib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ _PAIRED: tuple[QuestionType, ...] = ("multihop", "comparison")
 _PARTNER_HITS = 8  # looked at for a chunk to ask about together with another one
 _REFUSAL_CHUNKS = 4  # an unanswerable question must be refused over so many of the retriever's best
 _QUERIES_AT_ONCE = 256
+_REMEMBERED_CHUNKS = 256
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class _Asking:
         self, plan: QuestionPlan, index: SearchableIndex, teacher: Teacher, gate: Gate, spool: Spool, progress: Progress
     ) -> None:
         self._plan, self._index, self._teacher = plan, index, teacher
+        self._chunk = lru_cache(maxsize=_REMEMBERED_CHUNKS)(index.chunk)  # a chunk's questions follow one another
         self._gate, self._spool, self._progress = gate, spool, progress
 
     # --- questions -------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ class _Asking:
             kind = self._plan.kind_of(name)
             if kind in _PAIRED and name not in partners:
                 kind = "factual"  # a store of one chunk has nothing to compare it with
-            chunks = [self._index.chunk(each) for each in (name, *([partners[name]] if kind in _PAIRED else []))]
+            chunks = [self._chunk(each) for each in (name, *([partners[name]] if kind in _PAIRED else []))]
             messages = question_messages(
                 self._plan.by_kind[kind], chunks, self._plan.per_chunk, self._plan.language, self._plan.structured
             )
@@ -161,7 +163,7 @@ class _Asking:
         else the nearest of all. (Two documents that share a question can no longer be split between train and test.)"""
         partners = {}
         for at in range(0, len(chunk_ids), _QUERIES_AT_ONCE):
-            batch = [self._index.chunk(name) for name in chunk_ids[at : at + _QUERIES_AT_ONCE]]
+            batch = [self._chunk(name) for name in chunk_ids[at : at + _QUERIES_AT_ONCE]]
             hits = self._index.search([chunk.text for chunk in batch], _PARTNER_HITS)
             for n, (chunk, row) in enumerate(zip(batch, hits, strict=True)):
                 around = [*batch[n + 1 : n + 2], *batch[max(0, n - 1) : n]]
@@ -186,7 +188,7 @@ class _Asking:
     def _holes(self, chunk_ids: Sequence[str]) -> Iterator[tuple[Prompt, Chunk, Candidate]]:
         prompt = self._plan.by_kind["answer_first"]
         for name in chunk_ids:
-            chunk = self._index.chunk(name)
+            chunk = self._chunk(name)
             for n, candidate in enumerate(answer_candidates(chunk, self._plan.per_chunk, self._plan.seed)):
                 messages = cloze_messages(prompt, chunk, candidate, self._plan.language)
                 yield Prompt(f"{name}/{n}", messages), chunk, candidate
@@ -248,7 +250,7 @@ class _Asking:
             self._gate.judge(item, faults, reply.error or reply.text)
 
     def _chunks(self, row: Mapping[str, Any], shown: Sequence[str] | None) -> list[Chunk]:
-        return [self._index.chunk(name) for name in shown or row["chunk_ids"]]
+        return [self._chunk(name) for name in shown or row["chunk_ids"]]
 
     def _answer_messages(self, row: Mapping[str, Any], chunks: Sequence[Chunk]) -> tuple[Message, ...]:
         if row["candidate"] is not None:  # the answer is known: what counts is whether the question leads back to it

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -36,6 +37,19 @@ DOCUMENTS = "documents"
 CHUNKS = "chunks"
 
 T = TypeVar("T")
+
+
+_PARSING = threading.Lock()
+
+
+def load_array(path: Path, mapped: bool = True) -> np.ndarray:
+    """An array of a .npy file, left on the disk unless not ``mapped``. numpy reads its header by Python's own parser,
+    which two threads of CPython 3.11 may not enter at once ("AST constructor recursion depth mismatch")."""
+    import numpy as np
+
+    with _PARSING:
+        found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None)
+    return found
 
 
 class RowWriter:
@@ -92,13 +106,12 @@ class Rows(Sequence[T], Generic[T]):
 
     def __init__(self, folder: Path, name: str, parse: Callable[[Mapping[str, Any]], T]) -> None:
         """Raises ArtifactError when the file and its arrays do not fit together."""
-        import numpy as np
 
         self._path = folder / f"{name}.jsonl"
         self._parse = parse
         try:
-            self.offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r")
-            self._ids = np.load(folder / f"{name}.ids.npy", mmap_mode="r")
+            self.offsets = load_array(folder / f"{name}.offsets.npy")
+            self._ids = load_array(folder / f"{name}.ids.npy")
             with self._path.open("rb") as stream:
                 self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:

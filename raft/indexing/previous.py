@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft.artifacts import Manifest, open_artifact
-from raft.corpus.store import open_chunks, open_documents
+from raft.corpus.store import load_array, open_chunks, open_documents
 from raft.indexing.embeddings import KEY_BYTES
 from raft.retrieval.bm25 import Bm25Index
 from raft.retrieval.dense import DenseIndex
@@ -88,7 +88,9 @@ class Previous:
     def _first_chunks(self) -> np.ndarray:
         import numpy as np
 
-        owners = np.load(self.folder / CHUNK_DOCUMENTS)  # ascending: chunks stand in the order of their documents
+        owners = load_array(
+            self.folder / CHUNK_DOCUMENTS, mapped=False
+        )  # ascending: chunks stand in the order of their documents
         return np.searchsorted(owners, np.arange(len(self.documents) + 1))
 
     def chunk_rows(self, document_row: int) -> range:
@@ -98,17 +100,15 @@ class Previous:
     @cached_property
     def keys(self) -> np.ndarray:
         """The key of each chunk, uint8 [chunks, 16]."""
-        import numpy as np
 
-        keys: np.ndarray = np.load(self.folder / KEYS, mmap_mode="r")
+        keys: np.ndarray = load_array(self.folder / KEYS)
         return keys
 
     @cached_property
     def cut(self) -> np.ndarray:
         """The rows of the chunks that are longer than the encoder reads, int64, ascending."""
-        import numpy as np
 
-        cut: np.ndarray = np.load(self.folder / CUT)
+        cut: np.ndarray = load_array(self.folder / CUT, mapped=False)
         return cut
 
     @cached_property

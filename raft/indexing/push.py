@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.corpus.store import corpus_fingerprint
+from raft.corpus.store import corpus_fingerprint, load_array
 from raft.errors import ArtifactError, InputError
 from raft.indexing.previous import Previous, open_previous
 from raft.retrieval.bm25 import Bm25Index
@@ -144,7 +144,7 @@ class _Source:
         import numpy as np
 
         self._index = index
-        self._documents = np.load(index.folder / CHUNK_DOCUMENTS)
+        self._documents = load_array(index.folder / CHUNK_DOCUMENTS, mapped=False)
         manifest = index.manifest
         self.encoder: Mapping[str, Any] = manifest.recipe["encoder"]
         self.encoder_fingerprint: str = manifest.facts["encoder_fingerprint"]

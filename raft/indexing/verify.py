@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from raft.artifacts import open_artifact, read_manifest
+from raft.corpus.store import load_array
 from raft.errors import ArtifactError
 from raft.indexing.embeddings import JOURNAL, key_of
 from raft.indexing.previous import OUTCOMES, Previous
@@ -77,7 +78,7 @@ def _counts(index: Previous) -> Iterator[str]:
     """Each file has a row for each document, each chunk or each outcome."""
     import numpy as np
 
-    owners = np.load(index.folder / CHUNK_DOCUMENTS)
+    owners = load_array(index.folder / CHUNK_DOCUMENTS, mapped=False)
     of_documents = {"documents": len(index.documents), "rows of facets": len(index.facets)}
     of_chunks = {
         "chunks": len(index.chunks), "vectors": len(index.dense), "rows of bm25": len(index.bm25),

@@ -30,6 +30,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raft.corpus.store import load_array
 from raft.errors import ArtifactError
 from raft.records import Chunk
 
@@ -131,7 +132,7 @@ class Bm25Index:
         import numpy as np
 
         try:
-            arrays = {name: np.asarray(np.load(folder / BM25 / f"{name}.npy", mmap_mode="r")) for name in _DTYPES}
+            arrays = {name: np.asarray(load_array(folder / BM25 / f"{name}.npy")) for name in _DTYPES}
         except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(f"{folder / BM25} cannot be read ({error})", "Make the index again") from None
         index = cls(**arrays)

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raft.corpus.store import load_array
 from raft.errors import UsageError
 from raft.records import Document, Filter
 from raft.rows import write_rows
@@ -58,12 +59,11 @@ class Facets:
     an update removes them. ``labels`` are all that its documents carry."""
 
     def __init__(self, folder: Path, labels: frozenset[str]) -> None:
-        import numpy as np
 
         with (folder / FACETS).open("rb") as stream:
             self._rows = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._labels = labels
-        self.chunk_documents = np.load(folder / CHUNK_DOCUMENTS, mmap_mode="r")
+        self.chunk_documents = load_array(folder / CHUNK_DOCUMENTS)
         self._mask = lru_cache(_MASKS_KEPT)(self._find)
 
     def mask(self, where: Filter) -> np.ndarray | None:

@@ -10,8 +10,12 @@ such scale: they grow with the number and the rarity of the query's words that a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from raft.retrieval.dense import Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LEXICAL_WEIGHT = 0.6
 
@@ -38,7 +42,7 @@ def fuse(candidates: Mapping[int, tuple[float, float]], spread: float, k: int) -
     return sorted(scored, key=lambda item: (-item[1], item[0]))[:k]
 
 
-def spread_of(cosines: Sequence[float]) -> float:
+def spread_of(cosines: Sequence[float] | np.ndarray) -> float:
     """How far apart a query's cosines lie: their standard deviation over the chunks at ``sample_positions``."""
     import numpy as np
 

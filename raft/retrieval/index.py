@@ -91,6 +91,7 @@ class Index:
         self._reranker = reranker
         self._encoder: Encoder | None = None
         self._loading = threading.Lock()
+        self._sampled: np.ndarray | None = None  # the vectors of _sample where everything may be seen
 
     @property
     def fingerprint(self) -> str:
@@ -178,22 +179,24 @@ class Index:
             Hit(self._chunks[position], score, rank, {part: score}) for rank, (position, score) in enumerate(ranking, 1)
         ]
 
-    def _sample(self, allowed: np.ndarray | None) -> list[int]:
-        """The chunks over which a query's cosines are measured: of those that may be seen."""
+    def _sample(self, allowed: np.ndarray | None) -> np.ndarray:
+        """Vectors [chunks, dimension] over which a query's cosines are measured: of chunks that may be seen."""
         import numpy as np
 
-        if allowed is None:
-            return sample_positions(len(self._dense))
-        seen = np.flatnonzero(allowed)
-        return [int(seen[at]) for at in sample_positions(len(seen))]
+        if allowed is not None:
+            seen = np.flatnonzero(allowed)
+            return self._dense.vectors(seen[np.array(sample_positions(len(seen)), dtype=np.int64)])
+        if self._sampled is None:
+            self._sampled = self._dense.vectors(np.array(sample_positions(len(self._dense)), dtype=np.int64))
+        return self._sampled
 
-    def _fuse(self, vector: Any, dense: Ranking, lexical: np.ndarray, k: int, sample: Sequence[int]) -> list[Hit]:
+    def _fuse(self, vector: Any, dense: Ranking, lexical: np.ndarray, k: int, sample: np.ndarray) -> list[Hit]:
         """The best of both rankings. Every score is computed for its query alone, so that hits do not depend on what
         is asked beside it."""
         found = dict.fromkeys(position for position, _ in (*dense, *top(lexical, candidates_for(k))))
         cosines = self._dense.scores(vector, [*found])
         scored = {at: (cosine, float(lexical[at])) for at, cosine in zip(found, cosines, strict=True)}
-        spread = spread_of(self._dense.scores(vector, sample))
+        spread = spread_of(sample @ vector[0])
         return [
             Hit(self._chunks[at], score, rank, {"dense": scored[at][0], "bm25": scored[at][1]})
             for rank, (at, score) in enumerate(fuse(scored, spread, k), 1)

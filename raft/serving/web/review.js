@@ -8,6 +8,8 @@ let shown = null; // the question in view, as the server tells it
 let lastDecided = null; // the id of the question that "undo" is about
 let busy = false; // a decision is on its way
 let moving = false; // the next question is
+let loads = 0; // lists asked for: an answer that comes after a later question is passed over
+let opens = 0; // questions asked for, likewise
 
 function element(name, className, ...children) {
   const made = document.createElement(name);
@@ -62,7 +64,9 @@ function filters() {
 
 // Load a page of questions: the first, or the one behind or in front of a question. False when there is none.
 async function load(where = {}) {
+  const mine = ++loads;
   const found = await call(`/api/questions?${new URLSearchParams({ ...filters(), limit: PAGE, ...where })}`);
+  if (mine !== loads) return undefined;
   renderProgress(found.progress);
   if (!found.questions.length && (where.after ?? where.before) !== undefined) return false;
   rows = found.questions;
@@ -107,7 +111,10 @@ function renderProgress(progress) {
 // ---- one question
 
 async function open(id, focus = true) {
-  render(await call(urlOf(id)));
+  const mine = ++opens;
+  const question = await call(urlOf(id));
+  if (mine !== opens) return;
+  render(question);
   if (!focus) return;
   window.scrollTo(0, 0);
   at("question").focus({ preventScroll: true });
@@ -195,7 +202,7 @@ async function turnPage(step) {
 }
 
 async function refresh() {
-  await load();
+  if ((await load()) === undefined) return undefined;
   at("status").textContent = "";
   if (rows.length) return open(rows[0].id, false);
   shown = null;

@@ -51,7 +51,6 @@ _RANGE = rf"{_AMOUNT}(?:\s?(?:-|–|to|and)\s?{_AMOUNT})?"
 _NUMBER = re.compile(
     rf"(?<![\w.,/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_UNIT}){_RATE}(?![\w/]|[-.,]\d)"
 )
-_COUNT = re.compile(rf"\A(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?)")
 _MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DATE = re.compile(
     rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?"
@@ -71,7 +70,6 @@ _PHRASE = re.compile(
 _PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and)\b")
 _HEAD = re.compile(r"(?P<answer>[A-Z][^:.\n]{2,60}):\s")  # "Allergy: ..." in a list
 _ARTICLE = re.compile(r"(?:the|an?|not|never|only|any|also)\s+", re.IGNORECASE)
-_LAST_ARTICLE = re.compile(r"\b(?:the|an?)\s+\Z", re.IGNORECASE)
 _TWO_CLAUSES = re.compile(r"\b(?:is|are|was|were|must|may|shall|will|receives?)\b")
 
 _LABEL = re.compile(
@@ -194,28 +192,3 @@ def _worth(chunk: Chunk, candidate: Candidate) -> int:
     if candidate.kind == "name" and " " in text[start:end]:
         worth += _LONG_NAME_WORTH
     return worth - _UNCLEAR_COST * bool(_UNCLEAR.match(said)) - _UNCLEAR_COST * bool(_ABOUT_ITSELF.search(said))
-
-
-def plain_question(chunk: Chunk, candidate: Candidate) -> str:
-    """The sentence itself as a question, the answer replaced by the words that ask for it; no model is needed.
-
-    ``Sepsis Bundle: Antibiotics must be running within how many minutes of the bundle being started?``
-    """
-    (start, end), (first, last) = candidate.answer, candidate.sentence
-    before, answer, after = chunk.text[first:start], chunk.text[start:end], chunk.text[end:last]
-    if candidate.kind in ("name", "phrase"):
-        before = _LAST_ARTICLE.sub("", before)
-    asked = " ".join(f"{before}{_asking_words(candidate.kind, answer)}{after}".split()).rstrip(" .;!")
-    named = not chunk.title or chunk.title.casefold() in asked.casefold()
-    return f"{asked}?" if named else f"{' '.join(chunk.title.split())}: {asked}?"
-
-
-def _asking_words(kind: CandidateKind, answer: str) -> str:
-    if kind == "date":
-        return "which year" if answer.isdigit() else "which date"
-    if kind != "number":
-        return "who or what" if kind == "name" else "what"
-    unit = _COUNT.sub("", answer, count=1)
-    if unit == answer or unit[:1] in "-%°‰":
-        return "how much"
-    return f"how many {unit.lstrip()}"

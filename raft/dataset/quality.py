@@ -125,11 +125,6 @@ def support_faults(item: GroundedQuestion, oracles: str, min_overlap: float) -> 
     return min(found, key=len)
 
 
-def answer_overlap(item: GroundedQuestion) -> float:
-    """How far the quotes bear out the answer, from 0 to 1 (support.support); the best of the answer and its aliases."""
-    return max(support(answer, item.question, _quoted(item)) for answer in (item.answer, *item.aliases))
-
-
 def _quoted(item: GroundedQuestion) -> str:
     """What the quotes say, and what two numbers come to where there are two quotes (how many days more, say)."""
     said = "\n".join(quote.text for quote in item.quotes)

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.dataset.candidates import answer_candidates, plain_question
+from raft.dataset.candidates import answer_candidates
 from raft.dataset.grounding import sentences
-from raft.dataset.question_replies import parse_questions
 from raft.records import Chunk
 
 
@@ -121,25 +120,3 @@ def test_candidates_lie_within_one_sentence_each(text, most):
         assert text[a:b] != text[start:end]
         assert sum(s <= start and end <= e for s, e in whole) == 1
     assert [c.sentence for c in found] == sorted({c.sentence for c in found})
-
-
-@pytest.mark.parametrize(
-    ("sentence", "question"),
-    [
-        ("Drugs must run within 50 minutes of the start.", "Drugs must run within how many minutes of the start?"),
-        ("A late lantern costs a guest 4 crowns a day.", "A late lantern costs a guest how many crowns a day?"),
-        ("Notice is given thirty (30) days before the end.", "Notice is given how many days before the end?"),
-        ("The tenant pays interest at 2.5% on arrears.", "The tenant pays interest at how much on arrears?"),
-        ("The deposit for the hall amounts to $1,200.50.", "The deposit for the hall amounts to how much?"),
-        ("The old tariff of the canal was dropped in 1987.", "The old tariff of the canal was dropped in which year?"),
-        ("The lease ends at noon on 3 February 2025.", "The lease ends at noon on which date?"),
-        ("Every year the great feast is held in the Long Barn.", "Every year the great feast is held in who or what?"),
-        ("Expired stock must be destroyed by the pharmacist.", "Expired stock must be destroyed by what?"),
-    ],
-)  # fmt: skip
-def test_a_sentence_becomes_its_own_question(sentence, question):
-    chunk, titled = chunk_of(sentence), chunk_of(sentence, "House Rules")
-    (candidate,) = answer_candidates(chunk, 1, 0)
-    assert plain_question(chunk, candidate) == question
-    assert plain_question(titled, candidate) == f"House Rules: {question}"
-    assert parse_questions(question, 1) == [question]

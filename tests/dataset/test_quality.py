@@ -12,7 +12,6 @@ from raft.dataset.quality import (
     NEAR_DUPLICATE,
     also_answers,
     answer_faults,
-    answer_overlap,
     duplicates,
     form_faults,
     question_faults,
@@ -97,8 +96,10 @@ def test_answers(given, faults):
 
 
 def test_overlap_counts_content_words():
-    assert answer_overlap(item(answer="the 12 mg of zinc")) == pytest.approx(2 / 3)
-    assert answer_overlap(item(answer="zinc", aliases=("12 mg",))) == 1.0
+    two_of_three = item(answer="the 12 mg of zinc")
+    assert support_faults(two_of_three, ORACLE["c"], 0.66) == []
+    assert support_faults(two_of_three, ORACLE["c"], 0.67) == ["answer_not_in_quote"]
+    assert support_faults(item(answer="zinc", aliases=("12 mg",)), ORACLE["c"], 1.0) == []
 
 
 def test_numbers_may_be_computed_from_two_quotes():

@@ -171,7 +171,7 @@ def writing(
         try:
             yield draft
             finish(draft, kind, recipe, time.monotonic() - began)
-            _publish(draft.folder, place)
+            publish(draft.folder, place)
             _tidy(place, [path.relative_to(draft.folder) for path in draft.scratch])
         except BaseException as error:
             if resume is None:
@@ -292,7 +292,8 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _publish(folder: Path, out: Path) -> None:
+def publish(folder: Path, out: Path) -> None:
+    """Give a finished folder its name; what bore it before goes only once that is done."""
     old = out.with_name(out.name + ".replaced")
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)

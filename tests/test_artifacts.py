@@ -125,7 +125,7 @@ def keep_scratch(draft: artifacts.Draft) -> None:
     draft.scratch += [draft.folder / "journal", draft.folder / "checkpoints"]
 
 
-@pytest.mark.parametrize("step", ["hash_file", "_write_text", "_publish", "Path.replace"])
+@pytest.mark.parametrize("step", ["hash_file", "_write_text", "publish", "Path.replace"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_last_step_that_fails_loses_no_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from raft.dataset.gate import Gate, Rules
 from raft.dataset.near import NearMisses, SearchableIndex
 from raft.dataset.quality import also_answers
 from raft.dataset.split import Likeness, likeness_of
-from raft.dataset.summary import DatasetSummary, labels_of, licences_of, summarize
+from raft.dataset.summary import DatasetSummary, facts_of, labels_of, licences_of, summarize
 from raft.dataset.teacher import Budget, Progress, Teacher
 from raft.dataset.verify import Checks, entail, flag, judge, round_trip
 from raft.errors import UsageError
@@ -89,9 +89,7 @@ def generate_dataset(
         out, "dataset", _identity(recipe), _inputs(recipe, index), overwrite=overwrite,
         resume=resume if asks else None, may_change=_MAY_CHANGE,
     ) as draft:  # fmt: skip
-        draft.scratch += [
-            draft.folder / name for name in (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, SPOOL)
-        ]
+        draft.scratch += [draft.folder / name for name in _SCRATCH]
         with contextlib.ExitStack() as open_files:
             gate = Gate(draft.folder, _rules(recipe))
             open_files.callback(gate.close)
@@ -104,11 +102,12 @@ def generate_dataset(
         draft.facts = {
             "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
             "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)),
-            **{key: value for key, value in asdict(summary).items() if key not in ("out", "sample")},
+            **facts_of(summary),
         }  # fmt: skip
+        licences = [*Counter(draft.facts["licences"]).elements()]
         write_card(
-            draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe),
-            licences=[*Counter(draft.facts["licences"]).elements()], sample=tally.sample,
+            draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe), licences=licences,
+            sample=tally.sample,
         )  # fmt: skip
     return summary
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raft.artifacts import RESUME, is_of_output, open_artifact, remove, sync_folder, write_json
+from raft.artifacts import RESUME, is_of_output, open_artifact, publish, remove, sync_folder, write_json
 from raft.errors import ArtifactError, InputError, UsageError
 from raft.places import locked, place_of
 from raft.prompts import build_messages
@@ -282,7 +282,7 @@ def _writing(out: Path, overwrite: bool, marker: Mapping[str, Any]) -> Iterator[
             write_json(draft / MARKER, dict(marker))
             yield draft
             _flush(draft)
-            _publish(draft, place)
+            publish(draft, place)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError) and is_of_output(error, place):
@@ -299,13 +299,3 @@ def _flush(folder: Path) -> None:
             with path.open("rb+") as stream:
                 os.fsync(stream.fileno())
     sync_folder(folder)
-
-
-def _publish(draft: Path, place: Path) -> None:
-    old = place.with_name(place.name + ".replaced")
-    if place.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        place.rename(old)
-    draft.rename(place)
-    sync_folder(place.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ class DatasetSummary:
     prompt_tokens: int
     completion_tokens: int
     cost: float
+
+
+def facts_of(summary: DatasetSummary) -> dict[str, Any]:
+    """What of the summary goes into the manifest."""
+    return {key: value for key, value in asdict(summary).items() if key not in ("out", "sample")}
 
 
 def labels_of(index: SearchableIndex, documents: Iterable[str]) -> list[str]:

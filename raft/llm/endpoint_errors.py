@@ -9,6 +9,7 @@ connection refused                               -> Failure(kind="unreachable", 
 from __future__ import annotations
 
 import email.utils
+import json
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -37,25 +38,50 @@ class Failure:
     wait_seconds: float | None = None
 
 
+class StatusError(Exception):
+    """An answer with a status from 400 on; the header names may be in any case."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
+        super().__init__(f"{status} {text}")
+        self.status, self.text, self.headers = status, text, headers
+
+
 def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
-    """The failure behind what the ``openai`` client raised; a ValueError is a body that is not JSON."""
+    """The failure behind what a call raised: a StatusError, an error of ``aiohttp`` or of the ``openai`` client; a
+    ValueError is a body that is not JSON."""
+    import aiohttp
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        words = f"{error.status_code} {error.response.text}"  # openai's own message leaves out what it does not know
-        param, wait_seconds = error.param, retry_after_seconds(error.response.headers)
-        param = param if isinstance(param, str) else None
-        kind = _kind_of_status(error.status_code, words)
-        return Failure(kind, one_line(words, secrets), error.status_code, param, wait_seconds)
+        error = StatusError(error.status_code, error.response.text, error.response.headers)
+    if isinstance(error, StatusError):
+        kind, wait_seconds = _kind_of_status(error.status, str(error)), retry_after_seconds(error.headers)
+        return Failure(kind, one_line(str(error), secrets), error.status, _param(error.text), wait_seconds)
     said = one_line(f"{type(error).__name__}: {error}", secrets)
     connecting = type(error.__cause__).__name__ == "ConnectTimeout"
     if isinstance(error, openai.APITimeoutError) and not connecting:
         return Failure("passing", said)
     if isinstance(error, openai.APIConnectionError):
         return Failure("unreachable", one_line(str(error.__cause__ or "") or str(error), secrets))
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+        return Failure("unreachable", "it is no http:// or https:// address")
+    if isinstance(error, aiohttp.ClientError):
+        cause = getattr(error, "os_error", error)  # without aiohttp's own words around it
+        return Failure("unreachable", one_line(str(cause), secrets) if str(cause) else said)
     if isinstance(error, openai.APIError):  # an event of a stream that says what went wrong
         return Failure("too_long" if _TOO_LONG.search(str(error)) else "refused", said)
     return Failure("malformed", MALFORMED)
+
+
+def _param(text: str) -> str | None:
+    """The parameter that an error names: {"error": {"param": "seed", ...}}, with or without "error" around it."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return None
+    said = said.get("error", said) if isinstance(said, dict) else None
+    param = said.get("param") if isinstance(said, dict) else None
+    return param if isinstance(param, str) else None
 
 
 def _kind_of_status(status: int, words: str) -> Kind:

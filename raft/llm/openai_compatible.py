@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import queue
 import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
-from raft.llm.endpoint_client import Endpoint, Lanes
-from raft.llm.endpoint_errors import MALFORMED, Failure, failure_of, one_line
+from raft.llm.endpoint_client import Connections, Endpoint
+from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line
 from raft.llm.pacing import Pace
 
 _OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
@@ -68,8 +68,9 @@ class OpenAICompatibleModel:
         running = 0
         failure: BaseException | None = None
         done: list[ChatReply | BaseException] = []
-        with _Loop(Lanes(self._endpoint, self._concurrency)) as loop:
-            ask = partial(self._ask, _Line(loop.lanes, Pace(self._concurrency)))
+        connections = Connections(self._endpoint, self.name, self._concurrency)
+        with _Loop(connections) as loop:
+            ask = partial(self._ask, _Line(connections, Pace(self._concurrency)))
             while True:
                 # what has come is handed over before more is asked: a caller that keeps replies loses none of them
                 yield from (reply for reply in done if isinstance(reply, ChatReply))
@@ -183,19 +184,19 @@ class OpenAICompatibleModel:
 
     async def _try(self, line: _Line, key: str, call: dict[str, Any]) -> ChatReply | Failure:
         """One call, when it is its turn."""
-        import openai
+        import aiohttp
 
         started_at = await line.pace.enter()
         try:
             async with asyncio.timeout(self._endpoint.timeout_seconds):
-                reply = _read_completion(key, await line.post(call))
-        except TimeoutError:
-            return Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
-        except (openai.APIError, ValueError) as error:
+                reply = _read_completion(key, await line.connections.post(call))
+        except (StatusError, aiohttp.ClientError, ValueError) as error:
             failure = self._failure(error)
             if failure.kind == "limited":
                 line.pace.refused(started_at, failure.wait_seconds)
             return failure
+        except TimeoutError:
+            return Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
         else:
             line.pace.answered()
             return reply or Failure("malformed", MALFORMED)
@@ -248,9 +249,7 @@ def _too_long(request: ChatRequest) -> str:
 
 
 def _read_completion(key: str, body: Any) -> ChatReply | None:
-    """The reply in the body of a chat completion, or None when the body is something else. Raises ValueError where
-    it is text that is not JSON."""
-    body = json.loads(body) if isinstance(body, str) else body
+    """The reply in the body of a chat completion, or None when the body is something else."""
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
@@ -270,30 +269,19 @@ def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
     return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")
 
 
+@dataclass(frozen=True)
 class _Line:
     """The way to the endpoint for the calls of one ``complete``."""
 
-    def __init__(self, lanes: Lanes, pace: Pace) -> None:
-        self.pace = pace
-        self._lanes = lanes
-
-    async def post(self, call: dict[str, Any]) -> Any:
-        """The body as JSON, or as text when it does not say that it is JSON. Raises openai's errors, ValueError.
-
-        ``cast_to=object``: making the package's own objects out of it takes as long as the rest of a call.
-        """
-        lane, client = self._lanes.take()
-        try:
-            return await client.post("/chat/completions", cast_to=object, body=call)
-        finally:
-            self._lanes.give_back(lane)
+    connections: Connections
+    pace: Pace
 
 
 class _Loop:
-    """An event loop on a thread of its own; leaving the block cancels what still runs and closes the lanes."""
+    """An event loop on a thread of its own; leaving the block cancels what still runs and closes the connections."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes = lanes
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="raft-endpoint", daemon=True)
         self._finished: queue.SimpleQueue[ChatReply | BaseException] = queue.SimpleQueue()
@@ -337,4 +325,4 @@ class _Loop:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.lanes.close()
+        await self._connections.close()

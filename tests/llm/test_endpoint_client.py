@@ -48,6 +48,47 @@ def test_every_other_address_is_asked_in_openais_way_with_its_query(serve, query
     assert stub.keys == {"Bearer none"}
 
 
+def test_an_address_that_holds_user_and_password_is_asked_with_them(serve):
+    stub = serve(ok)
+    list(model_of(stub, stub.url.replace("://", "://me:pass@")).complete([request("a")]))
+    assert stub.keys == {"Basic bWU6cGFzcw=="}
+
+
+def test_the_organisation_of_the_key_goes_with_every_call(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-ward")
+    stub = serve(ok)
+    list(model_of(stub).complete([request("a")]))
+    assert stub.headers[0]["OpenAI-Organization"] == "org-ward"
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
+def test_calls_go_through_the_proxy_of_the_environment(serve, monkeypatch, name):
+    stub = serve(ok)
+    monkeypatch.setenv(name, stub.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    asked = list(model_of(stub, "http://teacher.invalid/v1").complete([request("a")]))
+    assert ([reply.text for reply in asked], stub.paths) == (
+        ["about a"], ["http://teacher.invalid/v1/chat/completions"]
+    )  # fmt: skip
+    monkeypatch.setenv("no_proxy", "teacher.invalid")
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        list(model_of(stub, "http://teacher.invalid/v1", max_retries=0).complete([request("a")]))
+
+
+@pytest.mark.parametrize(
+    ("base_url", "said"),
+    [
+        ("localhost:8000/v1", "it is no http:// or https:// address"),
+        ("ftp://host/v1", "it is no http:// or https:// address"),
+        ("http://127.0.0.1:9/v1", "127.0.0.1"),
+        ("http://teacher.invalid/v1", "not known|resolution"),
+    ],
+)
+def test_an_address_where_nobody_answers_is_one_clear_line(serve, base_url, said):
+    with pytest.raises(EndpointError, match=f"cannot be reached .*({said})"):
+        list(model_of(serve(ok), base_url, max_retries=0).complete([request("a")]))
+
+
 def test_what_is_shown_of_an_address_and_what_is_never_shown(monkeypatch):
     monkeypatch.setenv("RAFT_TEST_KEY", " sk-12345678\n")
     address = endpoint("https://me:password@host:8000/v1?token=abcdefgh&api-version=2024-10-21&n=1")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from raft.llm.endpoint_client import http_library
-from raft.llm.endpoint_errors import LONGEST_SAID, failure_of, one_line, retry_after_seconds
+from raft.llm.endpoint_errors import LONGEST_SAID, StatusError, failure_of, one_line, retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,21 @@ def test_a_date_is_counted_from_now():
 def test_the_kind_of_a_refusal(status, said, kind):
     failure = failure_of(status_error(status, said))
     assert (failure.kind, failure.status) == (kind, status)
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ('{"error": {"param": "seed"}}', "seed"),
+        ('{"param": "seed"}', "seed"),
+        ('{"error": {"param": null}}', None),
+        ('{"error": "seed"}', None),
+        ("[1]", None),
+        ("<p>502</p>", None),
+    ],
+)
+def test_the_parameter_that_a_refusal_names(text, param):
+    assert failure_of(StatusError(400, text, {})).param == param
 
 
 def status_error(status, said):

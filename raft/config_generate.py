@@ -116,6 +116,11 @@ class QualityRecipe(Recipe):
     min_question_overlap: Fraction = Field(
         0.0, description="share of what the question speaks of that must stand in quotes, title and headings"
     )
+    min_quote_overlap: Fraction = Field(
+        0.0,
+        description="share of the words around the answer, in its quote, that question and answer must hold; above 0, "
+        "an exception there (not, only, unless) must stand in them too",
+    )
     named_subject: bool = Field(
         False, description="refuse questions without a name or a word of their document's title"
     )

@@ -26,6 +26,7 @@ from raft import artifacts
 from raft.config import ChatModelRecipe
 from raft.config_generate import GenerateRecipe
 from raft.corpus.duplicates import near_duplicates
+from raft.dataset.background import Background
 from raft.dataset.card import write_card
 from raft.dataset.collect import (
     CANDIDATES,
@@ -122,8 +123,9 @@ def _make(
 ) -> tuple[dict[str, Split], Tally]:
     """Collect questions, check them, and write everything but the manifest and the card."""
     teacher, reader = teachers
+    comparing = Background("raft-likeness", lambda: _likeness(index.chunks))
     held_out = _collect(recipe, index, teacher, gate, misses, progress)
-    likeness = _likeness(index.chunks)
+    likeness = comparing.result()
     near = misses.of([(item.id, item.question) for item in gate], progress)
     answers = also_answers(gate.item, lambda name: index.chunk(name).text, likeness.groups)
     quality = recipe.quality

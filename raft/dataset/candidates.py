@@ -16,6 +16,7 @@ from typing import Literal
 
 from raft.artifacts import digest
 from raft.dataset.grounding import sentences
+from raft.dataset.support import KNOWN_UNITS
 from raft.records import Chunk
 
 CandidateKind = Literal["number", "date", "name", "phrase"]
@@ -38,6 +39,7 @@ _NO_UNIT = (  # words that may follow a bare number without saying what is count
     r"|below|only|per|each|every|needs?|means|receives?|gets?"
     r"|\w+(?:ed|ing|ly))\b"
 )
+_SORT = r"(?:\s(?:business|calendar|clear|consecutive|cubic|full|square|whole|working)(?=\s))?"  # of days, of metres
 _UNIT = (
     rf"(?:\s?[%°‰](?:\s?[CF]\b)?|-[a-z]+ [a-z]+|\s(?!{_NO_UNIT})[a-zµ]\w*(?:/\w+)*|[a-zµ]\w*(?:/\w+)*|(?=\sper\s)"
     r"|\s(?:mmHg|kPa|IU|GB|MB|kW|V)\b)"
@@ -49,8 +51,10 @@ _RATE = (
 _MONEY = rf"(?:[$€£¥]|USD |EUR |GBP )\s?{_AMOUNT}(?:\s(?:thousand|million|billion))?"
 _RANGE = rf"{_AMOUNT}(?:\s?(?:-|–|to|and)\s?{_AMOUNT})?"
 _NUMBER = re.compile(
-    rf"(?<![\w.,/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_UNIT}){_RATE}(?![\w/]|[-.,]\d)"
+    rf"(?<![\w.,/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_SORT}{_UNIT}){_RATE}(?![\w/]|[-.,:]\d)"
 )
+_NEXT_WORD = re.compile(rf"\s(?!{_NO_UNIT})[a-z]{{3,}}\b")
+_YEAR = re.compile(r"(?:19|20)\d\d\s")
 _MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DATE = re.compile(
     rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?"
@@ -67,6 +71,7 @@ _PHRASE = re.compile(
     rf"(?: {_DONE} {_PREPOSITION})?"
     r"|means|consists? of|requires?|includes?|contains?|needs?|receives?)\s+(?P<answer>[^,;:.()]+)"
 )
+_PARTICIPLE = re.compile(rf"(?:not |never |only )?(?:{_DONE}|needed|moved|thrown|begun|worn|kept|left|lower|higher)\b")
 _PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and)\b")
 _HEAD = re.compile(r"(?P<answer>[A-Z][^:.\n]{2,60}):\s")  # "Allergy: ..." in a list
 _ARTICLE = re.compile(r"(?:the|an?|not|never|only|any|also)\s+", re.IGNORECASE)
@@ -83,8 +88,13 @@ _LIMIT = re.compile(
     re.IGNORECASE,
 )
 _UNCLEAR = re.compile(r"(?:it|they|this|that|these|those|he|she|both|such|here|there|otherwise)\b", re.IGNORECASE)
+_NUMBERING = re.compile(r"(?:\(\w{1,3}\)|\d{1,3}(?:\.\d{1,3})*[.)]?)\s+")  # "(4) An employee", "3.1 The Carrier"
 _LINE_MARKS = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)*(?:[ \t]*(?:[-*•>]|\d{1,2}[.)])[ \t]+)?")
-_ABOUT_ITSELF = re.compile(r"\b(?:next review|version|effective|valid from|approved|document owner|all rights)\b", re.I)
+_ABOUT_ITSELF = re.compile(  # of a document's head and foot
+    r"\b(?:next review|version\W{1,4}\d|edition of|(?:in force|valid|effective)(?: from| since)? \d|owner\W{0,4}:"
+    r"|written by|all rights|Act \d+ of \d{4})",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +127,14 @@ def answer_candidates(chunk: Chunk, most: int, seed: int) -> list[Candidate]:
 
 
 def _usable_sentences(text: str) -> Iterator[tuple[int, int]]:
-    """The sentences that can stand alone, without the heading above them or the mark of their list item."""
+    """The sentences that can stand alone, without the heading above them or the mark of their list item; none that
+    speaks of the document itself."""
     for start, end in sentences(text):
         marks = _LINE_MARKS.match(text, start, end)
         begin = marks.end() if marks else start
         said = text[begin:end]
         whole = "|" not in said and not said.startswith("#") and not said.endswith(("?", ":"))
-        if whole and _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS:
+        if whole and not _ABOUT_ITSELF.search(said) and _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS:
             yield begin, end
 
 
@@ -150,14 +161,24 @@ def _fits(answer: str, sentence: str) -> bool:
 
 def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
     """Amounts with their unit; the number of a section, a page or a version counts nothing."""
-    found = _NUMBER.finditer(text, *sentence)
-    return [match.span() for match in found if not _LABEL.search(text, max(0, match.start() - 16), match.start())]
+    spans = []
+    for match in _NUMBER.finditer(text, *sentence):
+        (start, end), unit = match.span(), match.group().rpartition(" ")[2]
+        if _LABEL.search(text, max(0, start - 16), start) or (_YEAR.match(match.group()) and unit not in KNOWN_UNITS):
+            continue
+        if unit.isalpha() and unit not in KNOWN_UNITS:  # "two blood tests": what is counted may take two words
+            following = _NEXT_WORD.match(text, end, sentence[1])
+            end = following.end() if following else end
+        spans.append((start, end))
+    return spans
 
 
 def _names(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
     """Capitalised words within a sentence: at its beginning nothing tells a name from any other word."""
+    begins = _NUMBERING.match(text, *sentence)
+    first = begins.end() if begins else sentence[0]
     found = (_without_article(text, match.span()) for match in _NAME.finditer(text, *sentence))
-    return [(start, end) for start, end in found if start > sentence[0]]
+    return [(start, end) for start, end in found if start > first]
 
 
 def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
@@ -168,7 +189,9 @@ def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
         stop = _PHRASE_END.search(text, start, end)
         start, end = _without_article(text, (start, stop.start() if stop else end))
         end -= len(" only") if text[start:end].endswith(" only") else 0
-        spans += [] if _TWO_CLAUSES.search(text, start, end) else [(start, end)]
+        bare = " " not in text[start:end] and start == match.start("answer")  # an adjective, by all one can tell
+        if not bare and not _TWO_CLAUSES.search(text, start, end) and not _PARTICIPLE.match(text, start, end):
+            spans.append((start, end))
     head = _HEAD.match(text, *sentence)
     if head and text[: sentence[0]].endswith(("- ", "* ", "• ")):
         spans.append(head.span("answer"))
@@ -191,4 +214,4 @@ def _worth(chunk: Chunk, candidate: Candidate) -> int:
         worth += _LIMIT_WORTH
     if candidate.kind == "name" and " " in text[start:end]:
         worth += _LONG_NAME_WORTH
-    return worth - _UNCLEAR_COST * bool(_UNCLEAR.match(said)) - _UNCLEAR_COST * bool(_ABOUT_ITSELF.search(said))
+    return worth - _UNCLEAR_COST * bool(_UNCLEAR.match(said))

@@ -132,31 +132,29 @@ class _Asking:
     def questions(self, chunk_ids: Sequence[str]) -> None:
         """Ask for questions about each chunk, or about a chunk and its partner."""
         partners = self._partners([name for name in chunk_ids if self._plan.kind_of(name) in _PAIRED])
-        most = self._plan.per_chunk
 
-        def passes(name: str, reply: ChatReply) -> bool:
-            return bool(parse_questions(reply.text, most))
+        def take(prompt: Prompt, reply: ChatReply) -> bool:
+            found = parse_questions(reply.text, self._plan.per_chunk) if reply.error is None else []
+            kind, names = prompt.about
+            return self._take_questions(prompt.name, reply, kind, names, [(question, None) for question in found])
 
-        self._teacher.ask(
-            "questions", (p for p, _, _ in self._wishes(chunk_ids, partners)), len(chunk_ids), self._progress, passes
-        )
-        for prompt, kind, chunks in self._wishes(chunk_ids, partners):
-            reply = self._teacher.reply(prompt)
-            found = parse_questions(reply.text, most) if reply.error is None else []
-            self._take_questions(prompt.name, reply, kind, chunks, [(question, None) for question in found])
+        self._teacher.ask("questions", self._wishes(chunk_ids, partners), len(chunk_ids), self._progress, take)
 
-    def _wishes(
-        self, chunk_ids: Sequence[str], partners: Mapping[str, str]
-    ) -> Iterator[tuple[Prompt, QuestionType, list[Chunk]]]:
+    def _wishes(self, chunk_ids: Sequence[str], partners: Mapping[str, str]) -> Iterator[Prompt]:
+        """What is asked about each chunk; ``about`` is the type of question, and the chunks' ids."""
         for name in chunk_ids:
             kind = self._plan.kind_of(name)
             if kind in _PAIRED and name not in partners:
                 kind = "factual"  # a store of one chunk has nothing to compare it with
-            chunks = [self._chunk(each) for each in (name, *([partners[name]] if kind in _PAIRED else []))]
+            names = [name, *([partners[name]] if kind in _PAIRED else [])]
             messages = question_messages(
-                self._plan.by_kind[kind], chunks, self._plan.per_chunk, self._plan.language, self._plan.structured
+                self._plan.by_kind[kind],
+                [self._chunk(each) for each in names],
+                self._plan.per_chunk,
+                self._plan.language,
+                self._plan.structured,
             )
-            yield Prompt(name, messages, QUESTIONS_SCHEMA if self._plan.structured else None), kind, chunks
+            yield Prompt(name, messages, QUESTIONS_SCHEMA if self._plan.structured else None, (kind, names))
 
     def _partners(self, chunk_ids: Sequence[str]) -> dict[str, str]:
         """Chunk id -> the chunk to ask about beside it: the nearest of its document, the one that follows it there, or
@@ -177,31 +175,36 @@ class _Asking:
     def clozes(self, chunk_ids: Sequence[str]) -> None:
         """Ask for the question to each answer that the rules choose."""
         total = sum(1 for _ in self._holes(chunk_ids))
-        self._teacher.ask("questions", (p for p, _, _ in self._holes(chunk_ids)), total, self._progress)
-        for prompt, chunk, candidate in self._holes(chunk_ids):
-            reply = self._teacher.reply(prompt)
+
+        def take(prompt: Prompt, reply: ChatReply) -> bool:
+            chunk_id, candidate = prompt.about
             question = parse_question(reply.text) if reply.error is None else None
             kind: QuestionType = "numeric" if candidate.kind == "number" else "factual"
             found = [(question, asdict(candidate))] if question else []
-            self._take_questions(prompt.name, reply, kind, [chunk], found)
+            return self._take_questions(prompt.name, reply, kind, [chunk_id], found)
 
-    def _holes(self, chunk_ids: Sequence[str]) -> Iterator[tuple[Prompt, Chunk, Candidate]]:
+        self._teacher.ask("questions", self._holes(chunk_ids), total, self._progress, take)
+
+    def _holes(self, chunk_ids: Sequence[str]) -> Iterator[Prompt]:
+        """What is asked about each chosen answer; ``about`` is the chunk's id, and the answer."""
         prompt = self._plan.by_kind["answer_first"]
         for name in chunk_ids:
             chunk = self._chunk(name)
             for n, candidate in enumerate(answer_candidates(chunk, self._plan.per_chunk, self._plan.seed)):
                 messages = cloze_messages(prompt, chunk, candidate, self._plan.language)
-                yield Prompt(f"{name}/{n}", messages), chunk, candidate
+                yield Prompt(f"{name}/{n}", messages, about=(name, candidate))
 
     def _take_questions(
         self,
         name: str,
         reply: ChatReply,
         kind: QuestionType,
-        chunks: Sequence[Chunk],
+        ids: Sequence[str],
         found: Sequence[tuple[str, dict[str, Any] | None]],
-    ) -> None:
-        ids, documents = [chunk.id for chunk in chunks], list(dict.fromkeys(chunk.document_id for chunk in chunks))
+    ) -> bool:
+        """Keep the questions of a reply that are of use; says whether there was any."""
+        documents = list(dict.fromkeys(self._chunk(each).document_id for each in ids))
+        kept = len(self._spool)
         if not found:
             reasons = unusable(reply) or ["no_question"]
             self._gate.refuse(name, "", "", reasons, reply.error or reply.text, kind=kind, document_ids=documents)
@@ -211,8 +214,9 @@ class _Asking:
                 self._gate.refuse(key, question, "", faults, kind=kind, document_ids=documents)
             else:
                 self._spool.append(
-                    {"id": key, "question": question, "kind": kind, "chunk_ids": ids, "candidate": candidate}
+                    {"id": key, "question": question, "kind": kind, "chunk_ids": [*ids], "candidate": candidate}
                 )
+        return len(self._spool) > kept
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
@@ -234,20 +238,17 @@ class _Asking:
         def prompts() -> Iterator[Prompt]:
             for at in kept:
                 row = self._spool[at]
-                yield Prompt(str(at), self._answer_messages(row, self._chunks(row, shown.get(at))))
+                yield Prompt(str(at), self._answer_messages(row, self._chunks(row, shown.get(at))), about=at)
+
+        def take(prompt: Prompt, reply: ChatReply) -> bool:
+            row, among = self._spool[prompt.about], shown.get(prompt.about)
+            self._gate.documents.update(chunk.document_id for chunk in self._chunks(row, among))
+            item, faults = self._judged(row, reply, among)
+            self._gate.judge(item, faults, reply.error or reply.text)
+            return not faults
 
         misses.begin([(row["id"], row["question"]) for row in map(self._spool.__getitem__, kept)])
-
-        def passes(name: str, reply: ChatReply) -> bool:
-            row = self._spool[int(name)]
-            return not self._judged(row, reply, shown.get(int(name)))[1]
-
-        self._teacher.ask("answers", prompts(), len(kept), self._progress, passes)
-        for at, prompt in zip(kept, prompts(), strict=True):
-            reply, row = self._teacher.reply(prompt), self._spool[at]
-            self._gate.documents.update(chunk.document_id for chunk in self._chunks(row, shown.get(at)))
-            item, faults = self._judged(row, reply, shown.get(at))
-            self._gate.judge(item, faults, reply.error or reply.text)
+        self._teacher.ask("answers", prompts(), len(kept), self._progress, take)
 
     def _chunks(self, row: Mapping[str, Any], shown: Sequence[str] | None) -> list[Chunk]:
         return [self._chunk(name) for name in shown or row["chunk_ids"]]

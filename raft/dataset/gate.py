@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raft.dataset.grounding import GroundedQuestion, question_from_row
-from raft.dataset.quality import answer_faults, form_faults, question_faults, subject_faults
+from raft.dataset.quality import answer_faults, form_faults, omission_faults, question_faults, subject_faults
 from raft.records import Chunk, QuestionType, to_row
 from raft.rows import Spool
 
@@ -35,6 +35,7 @@ class Rules:
     max_answer_words: int = 1000
     min_answer_overlap: float = 0.0
     min_question_overlap: float = 0.0
+    min_quote_overlap: float = 0.0
     named_subject: bool = False
 
     def of_question(self, question: str) -> list[str]:
@@ -46,7 +47,11 @@ class Rules:
     def of_pair(self, item: GroundedQuestion, chunks: Sequence[Chunk]) -> list[str]:
         """What is wrong with question and answer together; for questions of a teacher."""
         known = {chunk.id: chunk for chunk in chunks}
-        return form_faults(item) + subject_faults(item, known, self.min_question_overlap, self.named_subject)
+        return [
+            *form_faults(item),
+            *subject_faults(item, known, self.min_question_overlap, self.named_subject),
+            *omission_faults(item, self.min_quote_overlap),
+        ]
 
 
 class Gate:

@@ -6,6 +6,7 @@ those among them that the gate will refuse too.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from raft.config import SearchMode
+from raft.dataset.background import Background
 from raft.dataset.teacher import Progress
 from raft.records import Chunk, Document, Hit
 
@@ -44,8 +46,7 @@ class NearMisses:
         self._found: dict[str, tuple[str, ...]] = {}
         self._names: dict[str, str] = {}  # each id once, however many questions come near it
         self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._searching: Background[None] | None = None
 
     def __enter__(self) -> NearMisses:
         """Loads the encoder in the background: where it is missing, that shows before answers are paid for."""
@@ -57,8 +58,8 @@ class NearMisses:
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self._interval)
         self._ending.set()
-        if self._thread is not None:
-            self._thread.join()
+        with contextlib.suppress(BaseException):  # nobody asks for these hits any more
+            self._wait()
 
     def begin(self, questions: Iterable[tuple[str, str]]) -> None:
         """Search for these (id, question) pairs in the background. Raises what the search before has raised."""
@@ -67,21 +68,15 @@ class NearMisses:
 
     def _run(self, questions: Iterator[tuple[str, str]]) -> None:
         def run() -> None:
-            try:
-                for _ in self._search(questions):
-                    if self._ending.is_set():
-                        return
-            except BaseException as error:  # noqa: BLE001 - raised again where the hits are asked for
-                self._failure = error
+            for _ in self._search(questions):
+                if self._ending.is_set():
+                    return
 
-        self._thread = threading.Thread(target=run, name="raft-near-misses", daemon=True)
-        self._thread.start()
+        self._searching = Background("raft-near-misses", run)
 
     def _wait(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        if self._searching is not None:
+            self._searching.result()
 
     def of(self, questions: Sequence[tuple[str, str]], progress: Progress) -> dict[str, tuple[str, ...]]:
         """The hits of these questions, those searched for now that are not there yet."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from raft.corpus.spans import normalize
+from raft.corpus.spans import find_span, normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
 from raft.dataset.support import all_stems, computed, has_names, has_numbers, quantities, same_answer, stems, support
 from raft.prompts import is_refusal
@@ -26,6 +26,7 @@ _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with t
 _REMEMBERED = 4096  # questions, and texts of chunks
 
 _SHORTEST_DEFINITION = 3  # words
+_LEAST_AROUND = 2  # content words that a clause must have beside the answer to say what it is about
 
 _SPEAKS_OF_TEXT = re.compile(
     r"\b(?:the|this|that) (?:(?:above|given|provided|following|previous) )?(?:text|passage|excerpt|paragraph|snippet)\b"
@@ -49,6 +50,16 @@ def _asking_stems() -> frozenset[str]:
     """What a question asks with: words that say nothing of what it asks about."""
     return stems(_ASKING)
 
+
+_CLAUSE_END = re.compile(r"[,;:()](?=\s|$)|[.!?]\s")
+_EXCEPTION = re.compile(
+    r"\b(?:not|no|never|cannot|without|except|unless|only|others?|otherwise)\b|n't\b", re.IGNORECASE
+)
+_BOUND = re.compile(  # "must not exceed 40 mg": a bound like "up to 40 mg"
+    r"\b(?:not|no|never)(?: \w+)? (?:more|less|fewer|greater|higher|lower|longer|shorter|later|earlier|sooner|older"
+    r"|younger|exceed|before|until|above|below|over|under)\b",
+    re.IGNORECASE,
+)
 
 _ASKS_AGAIN = re.compile(
     r"\?.*\w.*\?"  # two question marks
@@ -177,6 +188,35 @@ def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_over
     beside = len(asked & known) < min_overlap * len(asked)
     unnamed = named and not asked & titles and not _NAMED.search(item.question)
     return ["question_beside_quote"] * beside + ["question_names_no_subject"] * unnamed
+
+
+def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
+    """Whether the question leaves out what its quote says beside the answer. Off with a bound of 0.
+
+    "question_leaves_out": of the content words of the clause around the answer, question and answer hold less than
+    ``min_overlap``, or the clause has an exception (not, only, unless, other) that neither of them has: "Do not give
+    it if more than 3 hours have passed" does not answer "How long must have passed?".
+    """
+    if not min_overlap or item.answer_type in (*CLOSED_TYPES, "unanswerable"):
+        return []
+    said = f"{item.question} {item.answer}"
+    clause = next((found for quote in item.quotes if (found := _clause(quote.text, item.answer))), "")
+    around = stems(clause)
+    dropped = len(around & stems(said)) < min_overlap * len(around)
+    exception = _EXCEPTION.search(_BOUND.sub(" ", clause)) and not _EXCEPTION.search(said)
+    return ["question_leaves_out"] if dropped or exception else []
+
+
+def _clause(quote: str, answer: str) -> str:
+    """The clause of a quote around its answer; the whole quote where the clause has little else, "" where the answer
+    does not stand in it word for word."""
+    span = find_span(quote, answer)
+    if span is None:
+        return ""
+    start = max((match.end() for match in _CLAUSE_END.finditer(quote, 0, span[0])), default=0)
+    ending = _CLAUSE_END.search(quote, span[1])
+    clause = quote[start : ending.start() if ending else len(quote)]
+    return clause if len(stems(clause) - stems(answer)) >= _LEAST_AROUND else quote
 
 
 def retrieval_flag(oracle_ids: Sequence[str], hit_ids: Sequence[str], k: int) -> str | None:

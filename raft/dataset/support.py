@@ -39,6 +39,7 @@ _SAME_UNITS = (
     "m metre metres meter meters", "km kilometre kilometres", "mmol", "iu", "mmhg", "million", "billion",
 )  # fmt: skip
 _UNITS = {name: names.split()[0] for names in _SAME_UNITS for name in names.split()}
+KNOWN_UNITS = frozenset(_UNITS)
 _MONTHS = frozenset((
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",

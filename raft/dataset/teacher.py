@@ -1,7 +1,8 @@
 """The teacher: a chat model whose replies survive a crash, within a budget.
 
-    teacher.ask("answers", prompts, total, progress)      one call for each prompt that nobody has asked yet
-    teacher.reply(prompt)                                 its reply, from disk, as often as it is wanted
+    teacher.ask("answers", prompts, total, progress, take)    one call for each prompt that nobody has asked yet
+    take(prompt, reply)                                       called meanwhile, in the order of the prompts
+    teacher.reply(prompt)                                     the reply once more, from disk
 
 A request is known by all its words and settings, so that a reply never answers another one, and the same request is
 never sent twice. Failed calls are not kept: a resumed run tries them again.
@@ -10,6 +11,7 @@ never sent twice. Failed calls are not kept: a resumed run tries them again.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -22,8 +24,6 @@ from raft.prompts import Message
 from raft.readers.plain import encodable
 
 CHARACTERS_PER_TOKEN = 4  # of English, by rule of thumb
-_SAMPLED = 8  # of so many replies one is judged while asking, so that the next call is not kept waiting
-_LEAST_SAMPLED = 100  # prompts up to which all are
 _FIRST_REPLIES = 20  # so many replies before failures are judged while asking
 
 
@@ -34,11 +34,16 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked; ``name`` is the caller's name for it."""
+    """What is asked; ``name`` is the caller's name for it, ``about`` what the caller wants to know beside the reply."""
 
     name: str
     messages: tuple[Message, ...]
     schema: Mapping[str, Any] | None = None
+    about: Any = None
+
+
+Take = Callable[[Prompt, ChatReply], bool]
+"""Makes use of a reply and says whether it was of any. The prompt comes without its messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,19 @@ class _Stage:
     name: str
     total: int
     progress: Progress
-    passes: Callable[[str, ChatReply], bool]
+    take: Take
     waiting: dict[str, Prompt] = field(default_factory=dict)  # key -> what is in flight
+    line: deque[tuple[Prompt, str]] = field(default_factory=deque)  # what is not yet taken, with its key
     seen: set[bytes] = field(default_factory=set)
     done: int = 0
-    sampled: int = 0
-    passed: int = 0
+    taken: int = 0
+    of_use: int = 0
     asked: int = 0
     failed: int = 0
+
+
+def _answered(prompt: Prompt, reply: ChatReply) -> bool:
+    return reply.error is None
 
 
 class Teacher:
@@ -116,25 +126,20 @@ class Teacher:
         return self.budget.cost(self.spending.prompt_tokens, self.spending.completion_tokens)
 
     def ask(
-        self,
-        stage: str,
-        prompts: Iterable[Prompt],
-        total: int,
-        progress: Progress,
-        passes: Callable[[str, ChatReply], bool] | None = None,
+        self, stage: str, prompts: Iterable[Prompt], total: int, progress: Progress, take: Take = _answered
     ) -> None:
-        """Ask what has no reply yet; ``passes(name, reply)`` tells the progress which replies are of use (where there
-        are many, of a sample).
+        """Ask what has no reply yet. ``take`` gets every prompt with its reply, in the order of the prompts and as
+        soon as those before it have theirs, while other calls are in flight.
 
         Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end;
         CheckFailed when the budget is spent, the calls in flight finished and kept.
         """
-        asking = _Stage(stage, total, progress, passes or (lambda name, reply: reply.error is None))
+        asking = _Stage(stage, total, progress, take)
         # every ChatModel answers with a generator; closing it cancels what is in flight
         replies = cast("Generator[ChatReply, None, None]", self._model.complete(self._new(prompts, asking)))
         with contextlib.closing(replies):
             for reply in replies:
-                self._take(reply, asking)
+                self._receive(reply, asking)
         if asking.failed:
             self._check(asking.failed, asking.done, next(reversed(self._failures.values())).error)
         if (spent := self._spent()) is not None and asking.done < total:
@@ -145,13 +150,14 @@ class Teacher:
 
     def reply(self, prompt: Prompt) -> ChatReply:
         """The reply to a prompt that was asked before: as it came, or with its ``error``."""
-        key = self._key(prompt)
-        if key in self._failures:
-            return self._failures[key]
-        found = self._find(key)
+        found = self._said(self._key(prompt))
         if found is None:
             raise KeyError(f"{prompt.name} was never asked")
         return found
+
+    def _said(self, key: str) -> ChatReply | None:
+        """The reply on disk, or else the one that failed."""
+        return self._failures.get(key) or self._find(key)
 
     def _key(self, prompt: Prompt) -> str:
         return digest([self._identity, [[m.role, m.content] for m in prompt.messages], prompt.schema])
@@ -174,26 +180,25 @@ class Teacher:
         """The requests that nothing on disk answers, until the budget is spent."""
         for prompt in prompts:
             key = self._key(prompt)
-            if (short := bytes.fromhex(key[:32])) in asking.seen:
-                asking.total -= 1
-                continue
+            asking.line.append((replace(prompt, messages=()), key))
+            repeated = (short := bytes.fromhex(key[:32])) in asking.seen
             asking.seen.add(short)
-            known = self._known(key)
-            if known is None:
-                if self._spent() is not None:
-                    return
+            if repeated or self._known(key) is not None:
+                asking.done += 1
+                self._hand_over(asking)
+            elif self._spent() is not None:
+                return
+            else:
                 asking.waiting[key] = prompt
                 yield ChatRequest(
                     f"{asking.name}/{key}", prompt.messages, schema=prompt.schema, **self._settings  # type: ignore[arg-type]
                 )  # fmt: skip
-            else:
-                self._tell(prompt.name, known, asking)
 
-    def _take(self, reply: ChatReply, asking: _Stage) -> None:
+    def _receive(self, reply: ChatReply, asking: _Stage) -> None:
         key = reply.key.rpartition("/")[2]
-        prompt = asking.waiting.pop(key)
-        reply = _with_usage(_writable(replace(reply, key=key)), prompt)
+        reply = _with_usage(_writable(replace(reply, key=key)), asking.waiting.pop(key))
         asking.asked += 1
+        asking.done += 1
         if reply.error is None:
             for store in self._stores:
                 store.put(reply)
@@ -203,17 +208,22 @@ class Teacher:
             asking.failed += 1
             self.spending.failed += 1
             if asking.asked >= _FIRST_REPLIES:
-                self._check(asking.failed, asking.done + 1, reply.error)
-        self._tell(prompt.name, reply, asking)
+                self._check(asking.failed, asking.done, reply.error)
+        self._hand_over(asking)
 
-    def _tell(self, name: str, reply: ChatReply, asking: _Stage) -> None:
-        asking.done += 1
-        if asking.done % _SAMPLED == 1 or asking.total <= _LEAST_SAMPLED:
-            asking.sampled += 1
-            asking.passed += asking.passes(name, reply)
-        note = f"{asking.passed / asking.sampled:.0%} of use"
+    def _hand_over(self, asking: _Stage) -> None:
+        """Let the caller take the replies whose turn it is, and tell how it goes."""
+        while asking.line and asking.line[0][1] not in asking.waiting:
+            prompt, key = asking.line[0]
+            reply = self._said(key)
+            if reply is None:  # the budget was spent before it
+                break
+            asking.line.popleft()
+            asking.taken += 1
+            asking.of_use += asking.take(prompt, reply)
+        note = f"{asking.of_use / asking.taken:.0%} of use" if asking.taken else ""
         if self.cost:
-            note += f", cost {self.cost:.2f}"
+            note += f", cost {self.cost:.2f}".removeprefix("" if note else ", ")
         asking.progress(asking.name, asking.done, asking.total, note)
 
     def _spent(self) -> str | None:

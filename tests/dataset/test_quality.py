@@ -14,6 +14,7 @@ from raft.dataset.quality import (
     answer_faults,
     duplicates,
     form_faults,
+    omission_faults,
     question_faults,
     reply_faults,
     retrieval_flag,
@@ -290,3 +291,42 @@ def test_a_question_must_say_what_it_is_about_where_that_is_asked():
     assert "question_names_no_subject" not in subject("How long may an opened pen be kept by Dr Prowse?")
     lost = item("", (), "unanswerable")
     assert subject_faults(lost, {}, 1.0, True) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "quote", "answer", "left_out"),
+    [
+        ("How long may an opened pen of Rapilin be kept?", "An opened pen may be kept for 30 days.", "30 days", False),
+        (
+            "How long must have passed since the injury before it is given?",
+            "Do not give it if more than 3 hours have passed since the injury.",
+            "3 hours",
+            True,
+        ),
+        (
+            "Within how many hours must the doctor attend after a fall?",
+            "In all other falls the doctor must attend within 3 hours.",
+            "3 hours",
+            True,
+        ),
+        ("What is the highest rate of the infusion?", "The infusion rate must not exceed 40 mg.", "40 mg", False),
+        ("What is the strength of the tablets?", "Tablets of 15 mg (grey) and 35 mg are stocked.", "15 mg", True),
+        (
+            "After how many weeks is heavy work possible?",
+            "Office work is usually possible after 6 weeks, and heavy work after 14 weeks.",
+            "14 weeks",
+            False,
+        ),
+        (
+            "Within how many hours are the next of kin told before a transfer to another hospital?",
+            "They are told before a transfer to another hospital, and within 3 hours after one between wards.",
+            "3 hours",
+            True,
+        ),
+        ("Who agrees?", "The warden agrees with the change, if the clerk has read it.", "the wardens", False),
+    ],
+)  # fmt: skip
+def test_a_question_that_leaves_out_what_its_quote_says_is_refused(question, quote, answer, left_out):
+    asked = replace(item(answer, (quote,)), question=question)
+    assert omission_faults(asked, 0.8) == ["question_leaves_out"] * left_out
+    assert omission_faults(asked, 0.0) == []

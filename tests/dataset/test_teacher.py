@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
 from raft.dataset.teacher import Budget, Prompt, Teacher
@@ -44,7 +47,46 @@ def test_the_same_words_are_asked_once_whatever_they_are_called(tmp_path):
     asking.ask("answers", twice, 10, lambda stage, done, total, note="": seen.append((done, total)))
     assert len(model.requests) == 5
     assert asking.reply(twice[-1]).text == "TELL ME 4"
-    assert seen[-1][0] == 5
+    assert seen[-1] == (10, 10)
+    assert asking.spending.calls == 5
+
+
+def test_replies_are_taken_in_the_order_of_the_prompts_as_early_as_that_allows(tmp_path):
+    class Late(ScriptedModel):
+        """Gives the replies of each four requests in the reverse order."""
+
+        def complete(self, requests):
+            requests = iter(requests)
+            while some := list(itertools.islice(requests, 4)):
+                yield from reversed(list(super().complete(some)))
+                given.append(list(taken))
+
+    given, taken = [], []
+
+    def take(prompt, reply):
+        assert prompt.messages == ()
+        taken.append((prompt.name, prompt.about, reply.text))
+        return True
+
+    asked = [replace(prompt, about=n) for n, prompt in enumerate(prompts(9))]
+    teacher(tmp_path, ScriptedModel(shout)).ask("answers", asked[:2] + asked[5:6], 3, silent)  # some are known
+    teacher(tmp_path, Late(shout)).ask("answers", [*asked, asked[3]], 10, silent, take)
+    in_order = [(f"p{n}", n, f"TELL ME {n}") for n in (*range(9), 3)]
+    assert taken == in_order
+    assert given[0] == in_order[:7]  # p2, p3, p4 and p6 were asked; p5 was known
+
+
+def test_a_failed_reply_is_taken_like_any_other(tmp_path):
+    def script(request):
+        if request.messages[-1].content.endswith("1"):
+            raise RuntimeError("busy")
+        return shout(request)
+
+    taken = []
+    teacher(tmp_path, ScriptedModel(script)).ask(
+        "answers", prompts(3), 3, silent, lambda prompt, reply: taken.append(reply.error) is None
+    )
+    assert taken == [None, "RuntimeError: busy", None]
 
 
 def test_another_setting_model_or_schema_is_another_request(tmp_path):
@@ -146,7 +188,7 @@ def test_the_progress_tells_the_yield(tmp_path):
     notes = []
     teacher(tmp_path, ScriptedModel(shout)).ask(
         "answers", prompts(4), 4, lambda stage, done, total, note="": notes.append((stage, done, total, note)),
-        lambda name, reply: name in ("p0", "p1"),
+        lambda prompt, reply: prompt.name in ("p0", "p1"),
     )  # fmt: skip
     assert notes[-1] == ("answers", 4, 4, "50% of use")
 

@@ -1,0 +1,32 @@
+"""Work that goes on while this machine waits for a teacher at an endpoint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Background(Generic[Result]):
+    """What ``work`` gives, computed on a thread of its own, which never keeps the process from ending."""
+
+    def __init__(self, name: str, work: Callable[[], Result]) -> None:
+        self._work = work
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def result(self) -> Result:
+        """Waits for it. Raises what the work raised."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._result
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            self._failure = error

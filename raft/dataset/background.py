@@ -25,6 +25,10 @@ class Background(Generic[Result]):
             raise self._failure
         return self._result
 
+    def wait(self) -> None:
+        """Until the work is done or has failed."""
+        self._thread.join()
+
     def _run(self) -> None:
         try:
             self._result = self._work()

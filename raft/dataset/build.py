@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _make(
 ) -> tuple[dict[str, Split], Tally]:
     """Collect questions, check them, and write everything but the manifest and the card."""
     teacher, reader = teachers
-    comparing = Background("raft-likeness", lambda: _likeness(index.chunks))
+    comparing = Background("raft-likeness", lambda: _likeness(index.chunks, misses.rest))
     held_out = _collect(recipe, index, teacher, gate, misses, progress)
     likeness = comparing.result()
     near = misses.of([(item.id, item.question) for item in gate], progress)
@@ -266,8 +266,10 @@ def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
     return held
 
 
-def _likeness(chunks: Sequence[Chunk]) -> Likeness:
-    """The near-duplicates among the chunks, and what they say of their documents."""
+def _likeness(chunks: Sequence[Chunk], rest: Callable[[], None]) -> Likeness:
+    """The near-duplicates among the chunks, and what they say of their documents; begun after ``rest``, so that the
+    first calls do not wait for two things at once."""
+    rest()
     groups = near_duplicates(_Texts(chunks))
     size = Counter(groups)
     ids = (chunk.id for chunk in chunks)

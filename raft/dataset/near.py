@@ -6,7 +6,6 @@ those among them that the gate will refuse too.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import threading
@@ -19,7 +18,7 @@ from raft.dataset.teacher import Progress
 from raft.records import Chunk, Document, Hit
 
 _QUERIES_AT_ONCE = 64
-_SWITCH_SECONDS = 0.0005  # Python's own 5 ms would keep each reply waiting ten times as long for its turn
+_SWITCH_SECONDS = 0.0001  # Python's own 5 ms would keep each reply waiting ten times as long for its turn
 
 
 class SearchableIndex(Protocol):
@@ -58,8 +57,12 @@ class NearMisses:
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self._interval)
         self._ending.set()
-        with contextlib.suppress(BaseException):  # nobody asks for these hits any more
-            self._wait()
+        self.rest()
+
+    def rest(self) -> None:
+        """Until nothing goes on in the background: no encoder is loaded, nothing searched."""
+        if self._searching is not None:
+            self._searching.wait()
 
     def begin(self, questions: Iterable[tuple[str, str]]) -> None:
         """Search for these (id, question) pairs in the background. Raises what the search before has raised."""

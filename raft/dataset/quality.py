@@ -51,6 +51,7 @@ def _asking_stems() -> frozenset[str]:
     return stems(_ASKING)
 
 
+_IN_WORD = re.compile(r"\w")
 _CLAUSE_END = re.compile(r"[,;:()](?=\s|$)|[.!?]\s")
 _EXCEPTION = re.compile(
     r"\b(?:not|no|never|cannot|without|except|unless|only|others?|otherwise)\b|n't\b", re.IGNORECASE
@@ -278,12 +279,23 @@ def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(one | other)
 
 
+def _stands_in(said: str, text: str) -> bool:
+    """Whether the words stand in the text, between word boundaries."""
+    at = text.find(said)
+    while at != -1:
+        before, after = text[at - 1 : at], text[at + len(said) : at + len(said) + 1]
+        if not _IN_WORD.match(before) and not _IN_WORD.match(after):
+            return True
+        at = text.find(said, at + 1)
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Told:
     """By what a question's answer is told in a chunk; ``closed`` when its answer alone tells nothing."""
 
     quotes: tuple[str, ...]
-    answer: re.Pattern[str]
+    answer: str
     asked: frozenset[str]
     closed: bool
     groups: frozenset[int]
@@ -304,7 +316,7 @@ def also_answers(
         item = question(question_id)
         return _Told(
             tuple(normalize(quote.text) for quote in item.quotes),
-            re.compile(rf"(?<!\w){re.escape(normalize(item.answer))}(?!\w)"),
+            normalize(item.answer),
             content_words(item.question),
             item.answer_type in (*CLOSED_TYPES, "unanswerable"),
             frozenset(alike[chunk_id] for chunk_id in item.oracle_ids if chunk_id in alike),
@@ -318,7 +330,7 @@ def also_answers(
         sought, text = told(question_id), text_of(chunk_id)
         if alike.get(chunk_id) in sought.groups or any(quote in text for quote in sought.quotes):
             return True
-        if sought.closed or not sought.answer.search(text):
+        if sought.closed or not _stands_in(sought.answer, text):
             return False
         return len(sought.asked & frozenset(words(text))) >= _ALSO_ANSWERS * len(sought.asked)
 

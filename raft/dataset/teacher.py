@@ -86,7 +86,9 @@ class _Stage:
     waiting: dict[str, Prompt] = field(default_factory=dict)  # key -> what is in flight
     line: deque[tuple[Prompt, str]] = field(default_factory=deque)  # what is not yet taken, with its key
     seen: set[bytes] = field(default_factory=set)
+    all_asked: bool = False
     done: int = 0
+    told: int = 0
     taken: int = 0
     of_use: int = 0
     asked: int = 0
@@ -140,6 +142,7 @@ class Teacher:
         with contextlib.closing(replies):
             for reply in replies:
                 self._receive(reply, asking)
+        self._hand_over(asking)
         if asking.failed:
             self._check(asking.failed, asking.done, next(reversed(self._failures.values())).error)
         if (spent := self._spent()) is not None and asking.done < total:
@@ -179,13 +182,13 @@ class Teacher:
     def _new(self, prompts: Iterable[Prompt], asking: _Stage) -> Iterator[ChatRequest]:
         """The requests that nothing on disk answers, until the budget is spent."""
         for prompt in prompts:
+            self._hand_over(asking)  # here, where the next calls are under way already
             key = self._key(prompt)
             asking.line.append((replace(prompt, messages=()), key))
             repeated = (short := bytes.fromhex(key[:32])) in asking.seen
             asking.seen.add(short)
             if repeated or self._known(key) is not None:
                 asking.done += 1
-                self._hand_over(asking)
             elif self._spent() is not None:
                 return
             else:
@@ -193,6 +196,7 @@ class Teacher:
                 yield ChatRequest(
                     f"{asking.name}/{key}", prompt.messages, schema=prompt.schema, **self._settings  # type: ignore[arg-type]
                 )  # fmt: skip
+        asking.all_asked = True
 
     def _receive(self, reply: ChatReply, asking: _Stage) -> None:
         key = reply.key.rpartition("/")[2]
@@ -209,10 +213,14 @@ class Teacher:
             self.spending.failed += 1
             if asking.asked >= _FIRST_REPLIES:
                 self._check(asking.failed, asking.done, reply.error)
-        self._hand_over(asking)
+        if asking.all_asked:
+            self._hand_over(asking)
 
     def _hand_over(self, asking: _Stage) -> None:
         """Let the caller take the replies whose turn it is, and tell how it goes."""
+        if asking.told == asking.done:
+            return
+        asking.told = asking.done
         while asking.line and asking.line[0][1] not in asking.waiting:
             prompt, key = asking.line[0]
             reply = self._said(key)

@@ -1,7 +1,7 @@
 """The connections to an endpoint: ``openai`` for a stream, ``aiohttp`` for thousands of calls at once.
 
-What is sent, and where, is read off openai's client in both cases; it needs 1.7 ms of computing a call, aiohttp 0.3
-(both against a loopback stub that answers after 50 ms), and while a teacher answers that is most of what one has to do.
+openai's client needs 1.7 ms of computing for a call, aiohttp 0.3 (against an endpoint on loopback), and while a teacher
+answers that is most of what there is to do.
 
 https://api.openai.com/v1                                            -> the plain client, Authorization: Bearer KEY
 https://NAME.openai.azure.com/openai/v1/                             -> the same: Azure's newer form is OpenAI's
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import ssl
-import sys
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 30.0
 KEPT_SECONDS = 5.0  # an idle connection; many servers close theirs after so long
 SHORTEST_SECRET = 6  # characters
+_OF_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 SPARE_FILES = 128  # open files besides the connections: models, journals, pipes
 
 
@@ -71,19 +71,20 @@ class Endpoint:
         return kind(**settings, timeout=self.timeout_seconds, max_retries=max_retries)
 
     def request(self, model: str) -> tuple[str, dict[str, str]]:
-        """Where a chat completion of ``model`` is asked for, query and all, and the headers that go with it."""
-        with self.open(0) as client:
-            headers = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
-            address = urlsplit(str(client.base_url))
-            query = urlencode({name: str(value) for name, value in client.default_query.items()})
-        headers |= {"api-key": client.api_key} if self._is_azure else {"Authorization": f"Bearer {client.api_key}"}
-        if address.username is not None:  # such an address says by itself who asks
-            headers.pop("Authorization", None)
-        deployment = f"deployments/{quote(model, safe='')}/" if self._is_azure else ""
-        if "/deployments" in address.path:
-            deployment = ""
-        path = f"{address.path.rstrip('/')}/{deployment}chat/completions"
-        return urlunsplit(address._replace(path=path, query=query)), headers
+        """Where a chat completion of ``model`` is asked for, query and all, and the headers that go with it: what
+        ``openai`` would send, whose import takes longer than many a call."""
+        settings = self._settings()
+        address, query = urlsplit(settings["base_url"]), settings["default_query"]
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        headers |= {name: os.environ[env] for name, env in _OF_ACCOUNT.items() if os.environ.get(env)}
+        path = address.path.rstrip("/")
+        if self._is_azure:
+            headers["api-key"] = settings["api_key"]
+            query = {"api-version": settings["api_version"], **query}
+            path += "" if "/deployments" in path else f"/deployments/{quote(model, safe='')}"
+        elif address.username is None:  # else the address says by itself who asks
+            headers["Authorization"] = f"Bearer {settings['api_key']}"
+        return urlunsplit(address._replace(path=f"{path}/chat/completions", query=urlencode(query))), headers
 
     @property
     def _is_azure(self) -> bool:
@@ -140,9 +141,12 @@ class Connections:
 
 
 def _trust() -> ssl.SSLContext:
-    """Whose certificates are trusted: the same as for a stream (SSL_CERT_FILE, else certifi's)."""
-    context: ssl.SSLContext = http_library().create_ssl_context()
-    return context
+    """Whose certificates are trusted: the same as for a stream."""
+    import certifi
+
+    return ssl.create_default_context(
+        cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(), capath=os.environ.get("SSL_CERT_DIR")
+    )
 
 
 def _proxy(url: str) -> str | None:
@@ -151,13 +155,6 @@ def _proxy(url: str) -> str | None:
     if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
         return None
     return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def http_library() -> Any:
-    """httpx or httpx2, whichever this ``openai`` uses."""
-    import openai
-
-    return sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
 
 
 def allow_open_files(connections: int) -> None:

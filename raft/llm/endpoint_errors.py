@@ -47,30 +47,35 @@ class StatusError(Exception):
 
 
 def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
-    """The failure behind what a call raised: a StatusError, an error of ``aiohttp`` or of the ``openai`` client; a
-    ValueError is a body that is not JSON."""
+    """The failure behind what a call raised: a StatusError, or an error of ``aiohttp``; a ValueError is a body that
+    is not JSON."""
     import aiohttp
-    import openai
 
-    if isinstance(error, openai.APIStatusError):
-        error = StatusError(error.status_code, error.response.text, error.response.headers)
     if isinstance(error, StatusError):
         kind, wait_seconds = _kind_of_status(error.status, str(error)), retry_after_seconds(error.headers)
         return Failure(kind, one_line(str(error), secrets), error.status, _param(error.text), wait_seconds)
+    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+        return Failure("unreachable", "it is no http:// or https:// address")
+    if isinstance(error, aiohttp.ClientError):
+        cause = getattr(error, "os_error", error)  # without aiohttp's own words around it
+        return Failure("unreachable", one_line(str(cause) or f"{type(error).__name__}", secrets))
+    return Failure("malformed", MALFORMED)
+
+
+def stream_failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
+    """The failure behind what a stream of the ``openai`` client raised."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return failure_of(StatusError(error.status_code, error.response.text, error.response.headers), secrets)
     said = one_line(f"{type(error).__name__}: {error}", secrets)
     connecting = type(error.__cause__).__name__ == "ConnectTimeout"
     if isinstance(error, openai.APITimeoutError) and not connecting:
         return Failure("passing", said)
     if isinstance(error, openai.APIConnectionError):
         return Failure("unreachable", one_line(str(error.__cause__ or "") or str(error), secrets))
-    if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
-        return Failure("unreachable", "it is no http:// or https:// address")
-    if isinstance(error, aiohttp.ClientError):
-        cause = getattr(error, "os_error", error)  # without aiohttp's own words around it
-        return Failure("unreachable", one_line(str(cause), secrets) if str(cause) else said)
-    if isinstance(error, openai.APIError):  # an event of a stream that says what went wrong
-        return Failure("too_long" if _TOO_LONG.search(str(error)) else "refused", said)
-    return Failure("malformed", MALFORMED)
+    # an event of the stream that says what went wrong
+    return Failure("too_long" if _TOO_LONG.search(str(error)) else "refused", said)
 
 
 def _param(text: str) -> str | None:

@@ -1,9 +1,9 @@
 """Any endpoint that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ollama, llama.cpp's server.
 
 The caller's thread pulls requests and yields replies; one background thread runs the event loop that keeps up
-to ``concurrency`` calls in flight. Requests are pulled only when there is room for them, so a hundred thousand
-of them never stand in memory together. What may succeed later (5xx, timeouts, broken connections) is tried again,
-each call by itself; a 429 makes all of them wait and then go slower (pacing.py).
+to ``concurrency`` calls in flight. Requests are pulled when there is room for them, and a few ahead, so that a
+hundred thousand of them never stand in memory together. What may succeed later (5xx, timeouts, broken connections) is
+tried again, each call by itself; a 429 makes all of them wait and then go slower (pacing.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import queue
 import random
 import re
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.endpoint_client import Connections, Endpoint
-from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line
+from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line, stream_failure_of
 from raft.llm.pacing import Pace
 
 _OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
@@ -31,6 +32,7 @@ _FORMATS = ("json_schema", "json_object", None)  # what a request with a schema 
 _FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
 _MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
+_READY = 8  # requests at most that wait ready while all calls are in flight
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # an endpoint that asks for more ends the run, which may go on another day
 
 
@@ -65,6 +67,7 @@ class OpenAICompatibleModel:
         system lacks the open files for ``concurrency``; the calls in flight are finished and yielded before.
         """
         source = iter(requests)
+        ready: deque[ChatRequest] = deque()  # made while calls are in flight, to follow a reply at once
         running = 0
         failure: BaseException | None = None
         done: list[ChatReply | BaseException] = []
@@ -74,9 +77,15 @@ class OpenAICompatibleModel:
             while True:
                 # what has come is handed over before more is asked: a caller that keeps replies loses none of them
                 yield from (reply for reply in done if isinstance(reply, ChatReply))
-                pulled = list(itertools.islice(source, 0 if failure else self._concurrency - running))
-                loop.submit(ask, pulled)
-                running += len(pulled)
+                while not failure:
+                    going = [ready.popleft() for _ in range(min(len(ready), self._concurrency - running))]
+                    loop.submit(ask, going)
+                    running += len(going)
+                    wanted = self._concurrency - running + min(_READY, self._concurrency) - len(ready)
+                    made = list(itertools.islice(source, wanted))
+                    ready.extend(made)
+                    if not made or running == self._concurrency:
+                        break
                 if not running:
                     break
                 done = loop.take()
@@ -102,7 +111,7 @@ class OpenAICompatibleModel:
                         if choice.delta.content:
                             yield choice.delta.content
         except openai.APIError as error:
-            failure = self._failure(error)
+            failure = stream_failure_of(error, self._endpoint.secrets)
             refused = ModelError(f"{self._endpoint.shown} refused: {failure.said}")
             raise self._ending(failure) or refused from None
         except ValueError:  # an event is not JSON
@@ -120,14 +129,11 @@ class OpenAICompatibleModel:
             try:
                 return client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
             except openai.APIStatusError as error:
-                failure = self._failure(error)
+                failure = stream_failure_of(error, self._endpoint.secrets)
                 if failure.kind == "too_long":
                     raise PromptTooLong(_too_long(request)) from None
                 if not self._leave_out(failure, call):
                     raise
-
-    def _failure(self, error: BaseException) -> Failure:
-        return failure_of(error, self._endpoint.secrets)
 
     def _call(self, request: ChatRequest) -> dict[str, Any]:
         call: dict[str, Any] = {
@@ -191,7 +197,7 @@ class OpenAICompatibleModel:
             async with asyncio.timeout(self._endpoint.timeout_seconds):
                 reply = _read_completion(key, await line.connections.post(call))
         except (StatusError, aiohttp.ClientError, ValueError) as error:
-            failure = self._failure(error)
+            failure = failure_of(error, self._endpoint.secrets)
             if failure.kind == "limited":
                 line.pace.refused(started_at, failure.wait_seconds)
             return failure

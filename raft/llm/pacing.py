@@ -2,7 +2,7 @@
 
 512 in flight, one answered 429 with Retry-After: 2
     for 2 s            nobody asks; other calls that come back 429 meanwhile belong to the same refusal
-    then               256 in flight
+    then               256 in flight; 460 when two rounds of answers had come since the last refusal
     every answer       adds GROWTH to that, so that a round of answers is followed by 5 % more calls
 """
 
@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 
 GROWTH = 0.05  # calls more in flight for every answer
+CUT, LONE_CUT = 0.5, 0.9  # what a refusal leaves of the calls in flight; a lone one may be anybody's bad luck
 FIRST_PAUSE_SECONDS = 2.0  # after a refusal that names no time; doubled when the next call is refused as well
 LONGEST_PAUSE_SECONDS = 60.0  # limits are most often counted by the minute
 
@@ -24,6 +25,7 @@ class Pace:
         self.refusals = 0
         self._most = most
         self._limit = float(most)
+        self._answers = 0  # since the last refusal
         self._running = 0
         self._resume_at = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -49,13 +51,16 @@ class Pace:
 
     def answered(self) -> None:
         self.refusals = 0
+        self._answers += 1
         self._limit = min(float(self._most), self._limit + GROWTH)
 
     def refused(self, started_at: float, wait_seconds: float | None) -> None:
         """The call that started then was told to come back later, in ``wait_seconds`` if the endpoint named a time."""
         if started_at >= self._resume_at:
             self.refusals += 1
-            self._limit = max(1.0, self._limit / 2)
+            lone = self._answers >= 2 * self._limit
+            self._limit = max(1.0, self._limit * (LONE_CUT if lone else CUT))
+            self._answers = 0
         if wait_seconds is None:
             wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.refusals - 1))
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait_seconds)

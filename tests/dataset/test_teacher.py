@@ -73,7 +73,7 @@ def test_replies_are_taken_in_the_order_of_the_prompts_as_early_as_that_allows(t
     teacher(tmp_path, Late(shout)).ask("answers", [*asked, asked[3]], 10, silent, take)
     in_order = [(f"p{n}", n, f"TELL ME {n}") for n in (*range(9), 3)]
     assert taken == in_order
-    assert given[0] == in_order[:7]  # p2, p3, p4 and p6 were asked; p5 was known
+    assert given[1] == in_order[:7]  # p2, p3, p4 and p6 were asked; p5 was known
 
 
 def test_a_failed_reply_is_taken_like_any_other(tmp_path):

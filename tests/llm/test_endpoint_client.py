@@ -89,6 +89,24 @@ def test_an_address_where_nobody_answers_is_one_clear_line(serve, base_url, said
         list(model_of(serve(ok), base_url, max_retries=0).complete([request("a")]))
 
 
+def test_all_calls_and_streams_send_the_same_beside_what_names_the_client(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-ward")
+    stub = serve(ok)
+    model = model_of(stub, f"{stub.url}?team=a")
+    list(model.complete([request("a")]))
+    stub.behave = lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse({"choices": [PIECE]}))
+    list(model.stream(request("a")))
+    once, streamed = (
+        {name.lower(): value for name, value in headers.items() if not name.lower().startswith("x-stainless")}
+        for headers in stub.headers
+    )
+    of_client = {"user-agent", "accept-encoding", "connection", "content-length"}
+    assert {k: v for k, v in once.items() if k not in of_client} == {
+        k: v for k, v in streamed.items() if k not in of_client
+    }
+    assert stub.paths[0] == stub.paths[1]
+
+
 def test_what_is_shown_of_an_address_and_what_is_never_shown(monkeypatch):
     monkeypatch.setenv("RAFT_TEST_KEY", " sk-12345678\n")
     address = endpoint("https://me:password@host:8000/v1?token=abcdefgh&api-version=2024-10-21&n=1")

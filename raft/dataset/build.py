@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -98,19 +98,23 @@ def generate_dataset(
             teachers = _teachers(recipe, teacher, judge_model, draft.folder, open_files)
             misses = open_files.enter_context(NearMisses(index, _near_count(recipe)))
             splits, tally = _make(recipe, index, gate, teachers, misses, progress)
-            summary = summarize(out, gate, splits, tally, [each for each in teachers if each is not None])
+            summary = summarize(out, gate, splits, tally, [each for each in teachers if each])
             documents = {chunk.document_id for chunk in _named(index, tally)} | gate.documents
-        draft.facts = {
-            "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
-            "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)),
-            **facts_of(summary),
-        }  # fmt: skip
+        draft.facts = _facts(index, teacher, documents) | facts_of(summary)
         licences = [*Counter(draft.facts["licences"]).elements()]
         write_card(
             draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe), licences=licences,
             sample=tally.sample,
         )  # fmt: skip
     return summary
+
+
+def _facts(index: SearchableIndex, teacher: ChatModel | None, documents: Collection[str]) -> dict[str, Any]:
+    """What the manifest says of where a dataset is from, whose files hold words of these documents."""
+    return {
+        "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
+        "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)),
+    }  # fmt: skip
 
 
 def _make(

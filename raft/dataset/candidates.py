@@ -83,10 +83,18 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _LIMIT = re.compile(
-    r"\b(?:within|at least|at most|up to|more than|less than|fewer than|no later than|under|over|above|below|every|for"
-    r"|exceed(?:s|ing)?|minimum of|maximum of|after|before|until|from|costs?|pays?|dose of)\s+(?:the\s)?$",
+    r"\b(?:within|every|for|exceed(?:s|ing)?|minimum of|maximum of|after|before|until|from|costs?|pays?|dose of)\s+"
+    r"(?:the\s)?$",
     re.IGNORECASE,
 )
+_BOUND = re.compile(  # belongs to the amount behind it: "fewer than 5" is another answer than "5"
+    r"\b(?:at least|at most|up to|below|under|above|over"
+    r"|(?:not?\s)?(?:more|less|fewer|longer|shorter|earlier|later|sooner|older|younger|higher|lower|greater|wider)"
+    r"\sthan)\s$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"\b(?:no|not|never|nor|cannot|nobody|none)\b", re.IGNORECASE)  # "no more than", said apart
+_LONGEST_BOUND = 20  # characters
 _UNCLEAR = re.compile(r"(?:it|they|this|that|these|those|he|she|both|such|here|there|otherwise)\b", re.IGNORECASE)
 _NUMBERING = re.compile(r"(?:\(\w{1,3}\)|\d{1,3}(?:\.\d{1,3})*[.)]?)\s+")  # "(4) An employee", "3.1 The Carrier"
 _LINE_MARKS = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)*(?:[ \t]*(?:[-*•>]|\d{1,2}[.)])[ \t]+)?")
@@ -160,7 +168,7 @@ def _fits(answer: str, sentence: str) -> bool:
 
 
 def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
-    """Amounts with their unit; the number of a section, a page or a version counts nothing."""
+    """Amounts with unit and bound ("at most 3 days"); the number of a section, a page or a version counts nothing."""
     spans = []
     for match in _NUMBER.finditer(text, *sentence):
         (start, end), unit = match.span(), match.group().rpartition(" ")[2]
@@ -169,7 +177,9 @@ def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
         if unit.isalpha() and unit not in KNOWN_UNITS:  # "two blood tests": what is counted may take two words
             following = _NEXT_WORD.match(text, end, sentence[1])
             end = following.end() if following else end
-        spans.append((start, end))
+        bound = _BOUND.search(text, max(sentence[0], start - _LONGEST_BOUND), start)
+        denied = bound and bound.group()[:2].lower() != "no" and _DENIED.search(text, sentence[0], bound.start())
+        spans.append((bound.start() if bound and not denied else start, end))
     return spans
 
 
@@ -210,7 +220,8 @@ def _worth(chunk: Chunk, candidate: Candidate) -> int:
     (start, end), text = candidate.answer, chunk.text
     said = text[slice(*candidate.sentence)]
     worth = _WORTH[candidate.kind]
-    if candidate.kind == "number" and _LIMIT.search(text, max(candidate.sentence[0], start - 24), start):
+    bounded = not text[start].isdigit() or _LIMIT.search(text, max(candidate.sentence[0], start - 24), start)
+    if candidate.kind == "number" and bounded:
         worth += _LIMIT_WORTH
     if candidate.kind == "name" and " " in text[start:end]:
         worth += _LONG_NAME_WORTH

@@ -21,8 +21,8 @@ def found_in(text, most=9, **where):
     ("sentence", "kind", "answer"),
     [
         ("Zelocillin is continued at 1.6 g every 8 hours.", "number", "1.6 g every 8 hours"),
-        ("The dose is halved in patients under 35 ml per minute.", "number", "35 ml per minute"),
-        ("A breathing rate below 10 per minute needs a call.", "number", "10 per minute"),
+        ("The dose is halved in patients under 35 ml per minute.", "number", "under 35 ml per minute"),
+        ("A breathing rate below 10 per minute needs a call.", "number", "below 10 per minute"),
         ("A late lantern costs the borrower 4 crowns a day.", "number", "4 crowns a day"),
         ("The tenant pays interest at a rate of 2.5% on arrears.", "number", "2.5%"),
         ("The deposit for the small hall amounts to $1,200.50 in all.", "number", "$1,200.50"),
@@ -31,9 +31,10 @@ def found_in(text, most=9, **where):
         ("Keep the opened vials at 15 to 25 °C in the dark.", "number", "15 to 25 °C"),
         ("Discharge follows when two blood tests in a row are below the line.", "number", "two blood tests"),
         ("The letter is answered within 2 working days of its receipt.", "number", "2 working days"),
-        ("Kitchens of more than 120 square metres are inspected.", "number", "120 square metres"),
+        ("Kitchens of more than 120 square metres are inspected.", "number", "more than 120 square metres"),
         ("4.2 The Carrier insures the load at 14 marns a sack.", "number", "14 marns a sack"),
         ("(4) An employee tells the Data Warden of each breach.", "name", "Data Warden"),
+        ("Stalls at a corner must be not wider than 3 paces.", "number", "not wider than 3 paces"),
         ("At most a 2-day supply is handed to the patient.", "number", "2-day supply"),
         ("The lease of the upper mill ends on 3 February 2025 at noon.", "date", "3 February 2025"),
         ("The tolls of the canal are halved from 2024-11-01 on.", "date", "2024-11-01"),
@@ -91,7 +92,7 @@ def test_limits_come_before_other_facts_and_clear_sentences_before_unclear_ones(
     order = [found_in(text, most) for most in (1, 2, 3, 4)]
     assert order[0] == [("number", "8 days")]
     assert ("name", "Long Barn") in order[2]
-    assert order[3] == [("number", "9 days"), ("phrase", "second warden"), ("number", "8 days"), ("name", "Long Barn")]
+    assert order[3] == [("number", "at least 9 days"), ("phrase", "second warden"), ("number", "8 days"), ("name", "Long Barn")]
 
 
 def test_equals_are_drawn_by_the_seed():

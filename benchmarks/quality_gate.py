@@ -3,6 +3,7 @@ apart by each rule.
 
     python benchmarks/quality_gate.py --data PATH
     python benchmarks/quality_gate.py --data PATH --model OWNER/NAME     # an entailment model beside the rules
+    python benchmarks/quality_gate.py --data PATH --judge MODEL.gguf     # a judge beside them, on a sample
 
 ``--data`` holds ``halueval_qa`` (a right and a made-up answer a question), ``healthver`` (claims beside a statement
 that supports them or not) and, for rows that nothing is wrong with, ``squad``, ``nq`` and ``hotpotqa``; ``cuad`` and
@@ -18,6 +19,7 @@ each with its 95 % interval (Wilson 1927), and the area under the ROC curve with
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import time
 from collections import Counter
@@ -31,15 +33,19 @@ from measure import RESULTS, machine
 from raft.artifacts import write_json
 from raft.dataset.entailment import load_entailment
 from raft.dataset.grounding import GroundedQuestion, Passage, best_sentence, content_words, words
+from raft.dataset.judge import JUDGE_SCHEMA, judge_messages, parse_verdict
 from raft.dataset.pii import pii_kinds
 from raft.dataset.quality import form_faults, support_faults
 from raft.dataset.support import has_names, has_numbers, support
+from raft.llm.chat import ChatRequest
+from raft.llm.open import open_chat_model
 from raft.rows import read_rows
 
 CLAIMS = ("halueval_qa", "healthver")
 RESAMPLES = 1000
 BOUNDS = [n / 20 for n in range(1, 21)]
 DEFAULT_BOUND = 0.5
+_NO_QUESTION = "Which statement do the documents bear out?"  # healthver has claims without questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +216,34 @@ def judge_claims(claims: Sequence[Claim], model: str | None) -> dict[str, Any]:
     return found
 
 
+def ask_judge(sets: Mapping[str, Sequence[Claim]], model: str, count: int) -> dict[str, Any]:
+    """Set -> what refusing by a judge's "supported" catches among ``count`` claims of the test half, the rules by
+    themselves on the same claims, and both together. A verdict that cannot be read refuses, as in the gate."""
+    judge = open_chat_model(model, engine="auto")
+    found: dict[str, Any] = {}
+    for name, claims in sets.items():
+        test = halves(claims)[1]
+        drawn = random.Random(0).sample(test, min(count, len(test)))
+        asked = (
+            ChatRequest(
+                str(at), judge_messages(c.question or _NO_QUESTION, c.answer, [c.whole]), 96, schema=JUDGE_SCHEMA
+            )
+            for at, c in enumerate(drawn)
+        )
+        verdicts = {int(reply.key): parse_verdict(reply.text) for reply in judge.complete(asked)}
+        said = [float((verdict := verdicts[at]) is not None and verdict.supported) for at in range(len(drawn))]
+        borne = [lexical(claim) for claim in drawn]
+        both = [float(s and b >= DEFAULT_BOUND) for s, b in zip(said, borne, strict=True)]
+        found[name] = {
+            "claims": len(drawn), "supported": sum(claim.supported for claim in drawn),
+            "unreadable": sum(verdict is None for verdict in verdicts.values()),
+            "lexical": {"auroc": auroc(borne, drawn), "usual": measure(borne, drawn, DEFAULT_BOUND)},
+            "judge": {"auroc": auroc(said, drawn), "usual": measure(said, drawn, DEFAULT_BOUND)},
+            "lexical and judge": {"auroc": auroc(both, drawn), "usual": measure(both, drawn, DEFAULT_BOUND)},
+        }  # fmt: skip
+    return found
+
+
 def pair(claim: Claim) -> tuple[str, str]:
     """Premise and hypothesis, as raft.dataset.entailment writes them."""
     return claim.whole, f"{claim.question} {claim.answer}".strip()
@@ -270,6 +304,7 @@ def count_pii(folder: Path) -> dict[str, Any]:
 
 def show(found: Mapping[str, Any]) -> None:
     """The table of the claims, a line a rule."""
+    judged = found.get("judged", {})
     print(f"{'set':12} {'rule':20} {'AUROC':22} {'bound':>5}  {'precision':22} {'recall':22} {'kept':22}")
     for name in CLAIMS:
         for rule, row in found[name].items():
@@ -277,6 +312,10 @@ def show(found: Mapping[str, Any]) -> None:
                 if which in row:
                     cells = [_cell(row["auroc"])] + [_cell(row[which][key]) for key in ("precision", "recall", "kept")]
                     print(f"{name:12} {rule:20} {cells[0]} {row[which]['bound']:5.2f}  {' '.join(cells[1:])}")
+        for rule in ("lexical", "judge", "lexical and judge") if judged else ():
+            row = judged[name][rule]
+            cells = [_cell(row["auroc"]), *(_cell(row["usual"][key]) for key in ("precision", "recall", "kept"))]
+            print(f"{name:12} {rule + ' *':20} {cells[0]} {row['usual']['bound']:5.2f}  {' '.join(cells[1:])}")
     for name, row in found["gold"].items():
         print(
             f"{name:12} kept {_cell(row['kept'])} wrong numbers {row['wrong numbers']}: caught {_cell(row['caught'])}"
@@ -291,6 +330,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
     parser.add_argument("--model", help="entailment model to measure too: hub id, folder, package:NAME")
+    parser.add_argument("--judge", help="chat model to measure as a judge: hub id, folder, GGUF file, package:NAME")
+    parser.add_argument("--judged", type=int, default=150, help="claims of each set that the judge reads")
     given = parser.parse_args()
     began = time.monotonic()
     sets = {name: read_claims(given.data / name) for name in CLAIMS}
@@ -301,6 +342,8 @@ def main() -> None:
     ]
     found["gold"] = {folder.name: judge_gold(read_gold(folder)) for folder in gold}
     found["pii"] = {folder.name: count_pii(folder) for folder in (*own, given.data / "cuad", given.data / "medquad")}
+    if given.judge:
+        found["judged"] = ask_judge(sets, given.judge, given.judged) | {"model": Path(given.judge).name}
     found |= {"model": given.model, "machine": machine()}
     found["seconds"] = round(time.monotonic() - began)
     show(found)

@@ -163,6 +163,15 @@ def targets_parse(rows: DatasetRows) -> Finding:
     return count.finding("targets_parse", "a target does not end with the example's answer")
 
 
+def refusals_in_place(rows: DatasetRows) -> Finding:
+    """No target refuses while the oracle stands in the context."""
+    count = _Count()
+    for row in rows.all_examples():
+        here = bool(row.oracle_ids) and set(row.oracle_ids) <= set(row.context)
+        count.see(row.id, not (here and parse_answer(row.target).abstained))
+    return count.finding("refusals_in_place", "a target refuses though its oracle stands in the context")
+
+
 def target_quotes_verbatim(rows: DatasetRows) -> Finding:
     """Every quote of a target stands verbatim in the document it names; one that names none, in an oracle."""
     count, holds = _Count(), _Verbatim(rows.chunks)
@@ -352,6 +361,6 @@ def _places(rows: DatasetRows) -> Iterator[tuple[int, int]]:
 
 PROPERTIES: tuple[Callable[[DatasetRows], Finding], ...] = (
     chunks_known, contexts_without_repeats, oracles_as_stated, groups_share_context, targets_parse,
-    target_quotes_verbatim, question_quotes_verbatim, ids_agree, questions_apart, oracles_apart, documents_apart,
-    near_duplicates_apart, oracle_share, oracle_positions,
+    refusals_in_place, target_quotes_verbatim, question_quotes_verbatim, ids_agree, questions_apart, oracles_apart,
+    documents_apart, near_duplicates_apart, oracle_share, oracle_positions,
 )  # fmt: skip

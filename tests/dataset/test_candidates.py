@@ -92,7 +92,12 @@ def test_limits_come_before_other_facts_and_clear_sentences_before_unclear_ones(
     order = [found_in(text, most) for most in (1, 2, 3, 4)]
     assert order[0] == [("number", "8 days")]
     assert ("name", "Long Barn") in order[2]
-    assert order[3] == [("number", "at least 9 days"), ("phrase", "second warden"), ("number", "8 days"), ("name", "Long Barn")]
+    assert order[3] == [
+        ("number", "at least 9 days"),
+        ("phrase", "second warden"),
+        ("number", "8 days"),
+        ("name", "Long Barn"),
+    ]
 
 
 def test_equals_are_drawn_by_the_seed():

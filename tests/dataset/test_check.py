@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raft.dataset.check import PROPERTIES, DatasetRows, check_dataset, check_rows, repeated_in
 from raft.dataset.quality import duplicates
 from raft.errors import ArtifactError, InputError
-from raft.prompts import render_target
+from raft.prompts import parse_answer, render_refusal, render_target
 from raft.records import Quote
 from tests.lodges import FRACTION, lodge_chunks, lodge_examples, lodge_questions, write_lodges
 
@@ -94,6 +94,17 @@ def test_groups_that_differ_or_are_torn_apart_are_found():
     assert failing(torn) == {"groups_share_context": (made[1].id,)}
 
 
+def test_a_refusal_over_the_oracle_is_found():
+    rows = good()
+    at = first_with_oracle(rows)
+    refusal = {"target": render_refusal(), "answer": parse_answer(render_refusal()).final}
+    assert failing(with_example(rows, "train", at, **refusal)) == {
+        "refusals_in_place": (rows.examples["train"][at].id,)
+    }
+    absent = next(n for n, row in enumerate(rows.examples["train"]) if not row.oracle_present)
+    assert failing(with_example(rows, "train", absent, **refusal)) == {}
+
+
 def test_quotes_of_the_wrong_document_or_of_no_document_are_found():
     rows = good()
     at = first_with_oracle(rows)
@@ -131,7 +142,7 @@ def test_targets_that_do_not_end_with_the_answer_are_found():
     at = first_with_oracle(rows)
     row = rows.examples["train"][at]
     assert failing(with_example(rows, "train", at, answer="9 crowns")) == {"targets_parse": (row.id,)}
-    assert failing(with_example(rows, "train", at, target="I do not know")) == {"targets_parse": (row.id,)}
+    assert failing(with_example(rows, "train", at, target="I know it")) == {"targets_parse": (row.id,)}
 
 
 def test_chunks_that_are_not_in_the_file_are_found():

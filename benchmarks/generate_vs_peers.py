@@ -30,7 +30,8 @@ Seconds are from start to exit of the process, imports and all. Rounds rotate th
 benchmarks/results/generate_vs_peers.json; with --memory generate_memory.json::
 
     {"systems": {"raft": {"examples": 5402, "seconds": 54.1, "examples_per_second": 99.9, "calls": 8310,
-     "share_of_calls": 0.96, "peak_memory_mb": 812, "phases": {"before": 2.9, "calling": 50.2, "after": 1.0}}}}
+     "share_of_calls": 0.96, "peak_memory_mb": 812, "own_memory_mb": 402,
+     "phases": {"before": 2.9, "calling": 50.2, "after": 1.0}}}}
 """
 
 from __future__ import annotations
@@ -184,11 +185,12 @@ def _openai_settings(task: Task) -> dict[str, str]:
 
 
 class Memory(threading.Thread):
-    """Samples the resident memory of a process and all it starts; ``peak`` is the largest sum, in bytes."""
+    """Samples the resident memory of a process and all it starts. ``peak`` is the largest sum, in bytes; ``own`` is it
+    without the pages of files that are mapped (index, libraries), which the system takes back when it needs them."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.peak = 0
+        self.peak = self.own = 0
         self._pid = pid
         self._over = threading.Event()
 
@@ -196,19 +198,17 @@ class Memory(threading.Thread):
         import psutil
 
         while not self._over.wait(_SAMPLE_SECONDS):
-            total = 0
             try:
                 process = psutil.Process(self._pid)
-                for each in (process, *process.children(recursive=True)):
-                    total += each.memory_info().rss
+                used = [each.memory_info() for each in (process, *process.children(recursive=True))]
             except psutil.Error:  # it has ended meanwhile
                 continue
-            self.peak = max(self.peak, total)
+            self.peak = max(self.peak, sum(each.rss for each in used))
+            self.own = max(self.own, sum(each.rss - getattr(each, "shared", 0) for each in used))
 
-    def stop(self) -> int:
+    def stop(self) -> None:
         self._over.set()
         self.join()
-        return self.peak
 
 
 def measure_job(job: Job, stub: Running, concurrency: int) -> dict[str, Any]:
@@ -223,15 +223,15 @@ def measure_job(job: Job, stub: Running, concurrency: int) -> dict[str, Any]:
         memory.start()
         code = process.wait()
         seconds = time.monotonic() - began
-        peak = memory.stop()
+        memory.stop()
         if code:
             said.seek(0)
             raise RuntimeError(f"{job.command[:4]} ended with {code}: {said.read().decode(errors='replace')[-800:]}")
-    return _figures(stub.counts(), job.examples(), began, seconds, peak, concurrency)
+    return _figures(stub.counts(), job.examples(), began, seconds, memory, concurrency)
 
 
 def _figures(
-    counts: Mapping[str, Any], examples: int, began: float, seconds: float, peak: int, concurrency: int
+    counts: Mapping[str, Any], examples: int, began: float, seconds: float, memory: Memory, concurrency: int
 ) -> dict[str, Any]:
     needed = counts["calls"] * counts["latency"]["asked_ms"] / 1000 / concurrency
     first, last = counts["first_call"], counts["last_answer"]
@@ -245,7 +245,7 @@ def _figures(
         "share_of_calls": round(needed / seconds, 4),
         "most_in_flight": counts["most_in_flight"],
         "repeated_successful": counts["repeated_successful"],
-        "peak_memory_mb": round(peak / 2**20),
+        "peak_memory_mb": round(memory.peak / 2**20), "own_memory_mb": round(memory.own / 2**20),
         "phases": {
             "before": round(first - began, 2), "calling": round(last - first, 2),
             "after": round(began + seconds - last, 2),

@@ -270,10 +270,10 @@ def _held_out(rows: Sequence[QaItem]) -> dict[str, Split]:
     return held
 
 
-def _likeness(chunks: Sequence[Chunk], rest: Callable[[], None]) -> Likeness:
+def _likeness(chunks: Sequence[Chunk], rest: Callable[[], bool]) -> Likeness:
     """The near-duplicates among the chunks, and what they say of their documents; begun after ``rest``, so that the
-    first calls do not wait for two things at once."""
-    rest()
+    first calls do not wait for two things at once, and not at all where the run is over by then."""
+    chunks = chunks if rest() else ()
     groups = near_duplicates(_Texts(chunks))
     size = Counter(groups)
     ids = (chunk.id for chunk in chunks)

@@ -51,9 +51,10 @@ _RATE = (
 _MONEY = rf"(?:[$€£¥]|USD |EUR |GBP )\s?{_AMOUNT}(?:\s(?:thousand|million|billion))?"
 _RANGE = rf"{_AMOUNT}(?:\s?(?:-|–|to|and)\s?{_AMOUNT})?"
 _NUMBER = re.compile(
-    rf"(?<![\w.,/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_SORT}{_UNIT}){_RATE}(?![\w/]|[-.,:]\d)"
+    rf"(?<![\w.,:/-])(?:{_MONEY}|(?:{_RANGE}|{_SPELLED}(?:\s\({_AMOUNT}\))?){_SORT}{_UNIT}){_RATE}(?![\w/]|[-.,:]\d)"
 )
-_NEXT_WORD = re.compile(rf"\s(?!{_NO_UNIT})[a-z]{{3,}}\b")
+_SINGULAR_WORD = re.compile(r"(?!one\b|1\b).*[\s-][a-z]+(?<!s)$", re.IGNORECASE | re.DOTALL)  # "two blood" (tests)
+_PLURAL_WORD = re.compile(r"\s(?!unless\b)[a-z]{2,}s\b")
 _YEAR = re.compile(r"(?:19|20)\d\d\s")
 _MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DATE = re.compile(
@@ -67,11 +68,14 @@ _NAME = re.compile(
 _DONE = r"(?:\w+ed|given|held|kept|made|taken|sent|done|seen|paid|found|set|put|told)"
 _PREPOSITION = r"(?:with|by|to|in|on|as|for|from|at|under|of)"
 _PHRASE = re.compile(
-    r"\b(?:(?:(?:must|shall|may|can|should|will)(?: not| never| only)? be|is|are)(?: only)?"
+    r"\b(?:(?P<be>(?:(?:must|shall|may|can|should|will)(?: not| never| only)? be|is|are)(?: only)?)"
     rf"(?: {_DONE} {_PREPOSITION})?"
     r"|means|consists? of|requires?|includes?|contains?|needs?|receives?)\s+(?P<answer>[^,;:.()]+)"
 )
-_PARTICIPLE = re.compile(rf"(?:not |never |only )?(?:{_DONE}|needed|moved|thrown|begun|worn|kept|left|lower|higher)\b")
+_PARTICIPLE = re.compile(
+    r"(?!(?:seed|red|bed|speed|need|feed|breed)\b)(?:not |never |only )?"
+    rf"(?:{_DONE}|thrown|begun|worn|left|lower|higher)\b"
+)
 _PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and)\b")
 _HEAD = re.compile(r"(?P<answer>[A-Z][^:.\n]{2,60}):\s")  # "Allergy: ..." in a list
 _ARTICLE = re.compile(r"(?:the|an?|not|never|only|any|also)\s+", re.IGNORECASE)
@@ -93,14 +97,17 @@ _BOUND = re.compile(  # belongs to the amount behind it: "fewer than 5" is anoth
     r"\sthan)\s$",
     re.IGNORECASE,
 )
-_DENIED = re.compile(r"\b(?:no|not|never|nor|cannot|nobody|none)\b", re.IGNORECASE)  # "no more than", said apart
+_DENIED = re.compile(
+    r"\b(?:no|not|never|nor|cannot|nobody|none)\b|n['’]t\b", re.IGNORECASE
+)  # "no more than", said apart
 _LONGEST_BOUND = 20  # characters
 _UNCLEAR = re.compile(r"(?:it|they|this|that|these|those|he|she|both|such|here|there|otherwise)\b", re.IGNORECASE)
 _NUMBERING = re.compile(r"(?:\(\w{1,3}\)|\d{1,3}(?:\.\d{1,3})*[.)]?)\s+")  # "(4) An employee", "3.1 The Carrier"
 _LINE_MARKS = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)*(?:[ \t]*(?:[-*•>]|\d{1,2}[.)])[ \t]+)?")
 _ABOUT_ITSELF = re.compile(  # of a document's head and foot
-    r"\b(?:next review|version\W{1,4}\d|edition of|(?:in force|valid|effective)(?: from| since)? \d|owner\W{0,4}:"
-    r"|written by|all rights|Act \d+ of \d{4})",
+    r"\b(?:next review|version\W{1,4}\d|edition of"
+    rf"|(?:in force|valid|effective)(?: from| since)? (?:\d{{1,2}} )?{_MONTH}"
+    r"|all rights reserved|Act \d+ of \d{4})|^\W*(?:(?:document )?owner\W{0,4}:|written by)",
     re.IGNORECASE,
 )
 
@@ -172,10 +179,11 @@ def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
     spans = []
     for match in _NUMBER.finditer(text, *sentence):
         (start, end), unit = match.span(), match.group().rpartition(" ")[2]
-        if _LABEL.search(text, max(0, start - 16), start) or (_YEAR.match(match.group()) and unit not in KNOWN_UNITS):
+        plain = unit.isalpha() and unit.islower() and unit.casefold() not in KNOWN_UNITS
+        if _LABEL.search(text, max(0, start - 16), start) or (plain and _YEAR.match(match.group())):
             continue
-        if unit.isalpha() and unit not in KNOWN_UNITS:  # "two blood tests": what is counted may take two words
-            following = _NEXT_WORD.match(text, end, sentence[1])
+        if plain and _SINGULAR_WORD.match(match.group()):
+            following = _PLURAL_WORD.match(text, end, sentence[1])
             end = following.end() if following else end
         bound = _BOUND.search(text, max(sentence[0], start - _LONGEST_BOUND), start)
         denied = bound and bound.group()[:2].lower() != "no" and _DENIED.search(text, sentence[0], bound.start())
@@ -199,7 +207,8 @@ def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
         stop = _PHRASE_END.search(text, start, end)
         start, end = _without_article(text, (start, stop.start() if stop else end))
         end -= len(" only") if text[start:end].endswith(" only") else 0
-        bare = " " not in text[start:end] and start == match.start("answer")  # an adjective, by all one can tell
+        after_be = match["be"] is not None and not text[match.end("be") : start].strip()
+        bare = after_be and " " not in text[start:end]  # "is yellow": an adjective, by all one can tell
         if not bare and not _TWO_CLAUSES.search(text, start, end) and not _PARTICIPLE.match(text, start, end):
             spans.append((start, end))
     head = _HEAD.match(text, *sentence)
@@ -220,7 +229,7 @@ def _worth(chunk: Chunk, candidate: Candidate) -> int:
     (start, end), text = candidate.answer, chunk.text
     said = text[slice(*candidate.sentence)]
     worth = _WORTH[candidate.kind]
-    bounded = not text[start].isdigit() or _LIMIT.search(text, max(candidate.sentence[0], start - 24), start)
+    bounded = not _NUMBER.match(text, start) or _LIMIT.search(text, max(candidate.sentence[0], start - 24), start)
     if candidate.kind == "number" and bounded:
         worth += _LIMIT_WORTH
     if candidate.kind == "name" and " " in text[start:end]:

@@ -59,10 +59,11 @@ class NearMisses:
         self._ending.set()
         self.rest()
 
-    def rest(self) -> None:
-        """Until nothing goes on in the background: no encoder is loaded, nothing searched."""
+    def rest(self) -> bool:
+        """Waits until nothing goes on in the background: no encoder is loaded, nothing searched. False at the end."""
         if self._searching is not None:
             self._searching.wait()
+        return not self._ending.is_set()
 
     def begin(self, questions: Iterable[tuple[str, str]]) -> None:
         """Search for these (id, question) pairs in the background. Raises what the search before has raised."""

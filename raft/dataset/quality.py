@@ -204,7 +204,7 @@ def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
     clause = next((found for quote in item.quotes if (found := _clause(quote.text, item.answer))), "")
     around = stems(clause)
     dropped = len(around & stems(said)) < min_overlap * len(around)
-    exception = _EXCEPTION.search(_BOUND.sub(" ", clause)) and not _EXCEPTION.search(said)
+    exception = _EXCEPTION.search(_BOUND.sub(" ", clause)) and not _EXCEPTION.search(_BOUND.sub(" ", said))
     return ["question_leaves_out"] if dropped or exception else []
 
 

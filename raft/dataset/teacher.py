@@ -24,6 +24,7 @@ from raft.prompts import Message
 from raft.readers.plain import encodable
 
 CHARACTERS_PER_TOKEN = 4  # of English, by rule of thumb
+_TAKEN_AT_ONCE = 8  # replies that wait behind a late one, so that no call waits for all of them
 _FIRST_REPLIES = 20  # so many replies before failures are judged while asking
 
 
@@ -88,7 +89,7 @@ class _Stage:
     seen: set[bytes] = field(default_factory=set)
     all_asked: bool = False
     done: int = 0
-    told: int = 0
+    told: tuple[int, int] = (0, 0)
     taken: int = 0
     of_use: int = 0
     asked: int = 0
@@ -134,7 +135,7 @@ class Teacher:
         soon as those before it have theirs, while other calls are in flight.
 
         Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end;
-        CheckFailed when the budget is spent, the calls in flight finished and kept.
+        CheckFailed when the budget is spent, the calls in flight (and the few that were made ready) finished and kept.
         """
         asking = _Stage(stage, total, progress, take)
         # every ChatModel answers with a generator; closing it cancels what is in flight
@@ -182,7 +183,7 @@ class Teacher:
     def _new(self, prompts: Iterable[Prompt], asking: _Stage) -> Iterator[ChatRequest]:
         """The requests that nothing on disk answers, until the budget is spent."""
         for prompt in prompts:
-            self._hand_over(asking)  # here, where the next calls are under way already
+            self._hand_over(asking, _TAKEN_AT_ONCE)  # here, where the next calls are under way already
             key = self._key(prompt)
             asking.line.append((replace(prompt, messages=()), key))
             repeated = (short := bytes.fromhex(key[:32])) in asking.seen
@@ -206,6 +207,7 @@ class Teacher:
         if reply.error is None:
             for store in self._stores:
                 store.put(reply)
+            self._failures.pop(key, None)
             self.spending.add(reply)
         else:
             self._failures[key] = reply
@@ -216,12 +218,10 @@ class Teacher:
         if asking.all_asked:
             self._hand_over(asking)
 
-    def _hand_over(self, asking: _Stage) -> None:
-        """Let the caller take the replies whose turn it is, and tell how it goes."""
-        if asking.told == asking.done:
-            return
-        asking.told = asking.done
-        while asking.line and asking.line[0][1] not in asking.waiting:
+    def _hand_over(self, asking: _Stage, most: int | None = None) -> None:
+        """Let the caller take the replies whose turn it is, ``most`` of them, and tell how it goes."""
+        before = asking.taken
+        while asking.line and asking.line[0][1] not in asking.waiting and asking.taken - before != most:
             prompt, key = asking.line[0]
             reply = self._said(key)
             if reply is None:  # the budget was spent before it
@@ -229,6 +229,9 @@ class Teacher:
             asking.line.popleft()
             asking.taken += 1
             asking.of_use += asking.take(prompt, reply)
+        if (asking.done, asking.taken) == asking.told:
+            return
+        asking.told = asking.done, asking.taken
         note = f"{asking.of_use / asking.taken:.0%} of use" if asking.taken else ""
         if self.cost:
             note += f", cost {self.cost:.2f}".removeprefix("" if note else ", ")

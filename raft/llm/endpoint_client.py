@@ -11,6 +11,9 @@ https://NAME.openai.azure.com/openai/deployments/D?api-version=...      deployme
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import ipaddress
 import json
 import os
 import ssl
@@ -19,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from raft.errors import EndpointError
 from raft.llm.endpoint_errors import StatusError
@@ -31,6 +34,7 @@ CONNECT_SECONDS = 30.0
 KEPT_SECONDS = 5.0  # an idle connection; many servers close theirs after so long
 SHORTEST_SECRET = 6  # characters
 _OF_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+_LONGEST_HEADER = 65536  # bytes
 SPARE_FILES = 128  # open files besides the connections: models, journals, pipes
 
 
@@ -82,18 +86,21 @@ class Endpoint:
             headers["api-key"] = settings["api_key"]
             query = {"api-version": settings["api_version"], **query}
             path += "" if "/deployments" in path else f"/deployments/{quote(model, safe='')}"
-        elif address.username is None:  # else the address says by itself who asks
+        elif address.username or address.password:  # such an address says by itself who asks
+            headers["Authorization"] = _basic(unquote(address.username or ""), unquote(address.password or ""))
+        else:
             headers["Authorization"] = f"Bearer {settings['api_key']}"
-        return urlunsplit(address._replace(path=f"{path}/chat/completions", query=urlencode(query))), headers
+        place = address.netloc.rpartition("@")[2]
+        return urlunsplit((address.scheme, place, f"{path}/chat/completions", urlencode(query), "")), headers
 
     @property
     def _is_azure(self) -> bool:
         return "api-version" in self._query and not urlsplit(self.base_url).path.rstrip("/").endswith("/v1")
 
     def _settings(self) -> dict[str, Any]:
-        if not self._key.isascii():
+        if not self._key.isascii() or not (self._key or "none").isprintable():
             raise EndpointError(
-                f"the key in {self.api_key_env} has characters other than ASCII, which no endpoint takes",
+                f"the key in {self.api_key_env} has characters other than printable ASCII, which no endpoint takes",
                 f"Set {self.api_key_env} to the key as it was given",
             )
         parts = urlsplit(self.base_url)
@@ -115,17 +122,33 @@ class Connections:
         self._most = most
         self._session: aiohttp.ClientSession | None = None
         self._url = ""
+        self._headers: dict[str, str] = {}
+        self._proxy: str | None = None
 
     async def post(self, call: Mapping[str, Any]) -> Any:
-        """The JSON body of the answer. Raises StatusError for a status from 400 on, aiohttp's ClientError for a
-        connection that fails, ValueError for a body that is no JSON. There is no deadline but to connect."""
+        """The JSON body of the answer. Raises StatusError for a status of a refusal, aiohttp's ClientError for an
+        address or a connection that fails, ValueError for a body that is no JSON. There is no deadline but to connect.
+        """
+        import aiohttp
+
         if self._session is None:
             self._session = self._open()
-        async with self._session.post(self._url, data=json.dumps(call).encode()) as answer:
-            body = await answer.read()
-            if answer.status >= 400:
-                raise StatusError(answer.status, body.decode(errors="replace"), answer.headers)
-            return json.loads(body)
+        redirects = "api-key" not in self._headers  # aiohttp takes only Authorization from what goes elsewhere
+        try:
+            # not the session's headers: those would go to a proxy too
+            answering = self._session.post(
+                self._url, data=json.dumps(call).encode(), headers=self._headers, proxy=self._proxy,
+                allow_redirects=redirects,
+            )  # fmt: skip
+            async with answering as answer:
+                body = await answer.read()
+        except aiohttp.ClientError:  # some of which are ValueErrors as well
+            raise
+        except ValueError as error:
+            raise aiohttp.InvalidURL(self._endpoint.shown) from error
+        if answer.status >= 300:
+            raise StatusError(answer.status, body.decode(errors="replace"), answer.headers)
+        return json.loads(body)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -134,27 +157,62 @@ class Connections:
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
 
-        self._url, headers = self._endpoint.request(self._model)
+        self._url, self._headers = self._endpoint.request(self._model)
+        self._proxy = proxy_of(self._url)
+        trust: Any = _trust() if self._url.startswith("https:") or (self._proxy or "").startswith("https:") else True
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_SECONDS, self._endpoint.timeout_seconds))
-        connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=KEPT_SECONDS, ssl=_trust())
-        return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, proxy=_proxy(self._url))
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._most, keepalive_timeout=KEPT_SECONDS, ssl=trust),
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),  # a balancer's cookie would send all calls to one server
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+        )
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _trust() -> ssl.SSLContext:
-    """Whose certificates are trusted: the same as for a stream."""
+    """The system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR; certifi's where the system has none.
+    Raises EndpointError when they cannot be read."""
     import certifi
 
-    return ssl.create_default_context(
-        cafile=os.environ.get("SSL_CERT_FILE") or certifi.where(), capath=os.environ.get("SSL_CERT_DIR")
-    )
+    try:
+        context = ssl.create_default_context()
+        if not os.environ.get("SSL_CERT_FILE") and not context.cert_store_stats()["x509_ca"]:
+            context.load_verify_locations(certifi.where())
+    except OSError as error:
+        raise EndpointError(f"the certificates cannot be read ({error})", "Check SSL_CERT_FILE") from None
+    return context
 
 
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) or the system names."""
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) or the system names for an
+    address. Raises EndpointError for a kind of proxy other than HTTP."""
     parts, proxies = urlsplit(url), urllib.request.getproxies()
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or parts.hostname is None or _goes_direct(parts.hostname, parts.netloc, proxies.get("no", "")):
         return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not proxy.startswith(("http://", "https://")):
+        raise EndpointError(
+            f"the environment names a proxy by {urlsplit(proxy).scheme}://, and many calls at once need one by http://",
+            "Set HTTPS_PROXY to an HTTP proxy, or NO_PROXY to the endpoint's host",
+        )
+    return proxy
+
+
+def _goes_direct(host: str, place: str, exceptions: str) -> bool:
+    """By name (python's own rule), by name and port, or by a range of addresses (10.0.0.0/8)."""
+    if urllib.request.proxy_bypass(host) or place.rpartition("@")[2] in exceptions.replace(" ", "").split(","):
+        return True
+    for entry in filter(lambda each: "/" in each, exceptions.split(",")):
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+    return False
 
 
 def allow_open_files(connections: int) -> None:

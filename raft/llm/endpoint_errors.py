@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["limited", "passing", "unreachable", "malformed", "too_long", "refused", "key", "model", "quota"]
 
@@ -55,11 +55,20 @@ def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
         kind, wait_seconds = _kind_of_status(error.status, str(error)), retry_after_seconds(error.headers)
         return Failure(kind, one_line(str(error), secrets), error.status, _param(error.text), wait_seconds)
     if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
-        return Failure("unreachable", "it is no http:// or https:// address")
+        return Failure("unreachable", "it is no http:// or https:// address that can be asked")
     if isinstance(error, aiohttp.ClientError):
-        cause = getattr(error, "os_error", error)  # without aiohttp's own words around it
-        return Failure("unreachable", one_line(str(cause) or f"{type(error).__name__}", secrets))
+        return Failure("unreachable", one_line(_without_address(error), secrets))
     return Failure("malformed", MALFORMED)
+
+
+def _without_address(error: Any) -> str:
+    """What aiohttp says went wrong, without the address, which may hold a password or a key in any spelling."""
+    name = type(error).__name__
+    if hasattr(error, "status"):  # of a proxy, or of an answer that is no HTTP
+        return f"{name}: {error.status} {error.message}".strip()
+    if isinstance(error, TimeoutError):
+        return f"{name}: no connection in time"
+    return str(getattr(error, "os_error", error)) or name
 
 
 def stream_failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:

@@ -82,9 +82,9 @@ class OpenAICompatibleModel:
                     loop.submit(ask, going)
                     running += len(going)
                     wanted = self._concurrency - running + min(_READY, self._concurrency) - len(ready)
-                    made = list(itertools.islice(source, wanted))
+                    made = list(itertools.islice(source, min(wanted, _READY)))
                     ready.extend(made)
-                    if not made or running == self._concurrency:
+                    if not made or (running == self._concurrency and len(made) == wanted):
                         break
                 if not running:
                     break

@@ -323,6 +323,13 @@ def test_a_question_must_say_what_it_is_about_where_that_is_asked():
             "3 hours",
             True,
         ),
+        (
+            "What is the daily dose of the elderly?",
+            "Unless a doctor says more the daily dose of the elderly is not more than 40 mg",
+            "not more than 40 mg",
+            True,
+        ),
+        ("For how long are pens kept?", "Pens mustn’t be kept at home for 3 weeks.", "3 weeks", True),
         ("Who agrees?", "The warden agrees with the change, if the clerk has read it.", "the wardens", False),
     ],
 )  # fmt: skip

@@ -58,8 +58,8 @@ def test_replies_are_taken_in_the_order_of_the_prompts_as_early_as_that_allows(t
         def complete(self, requests):
             requests = iter(requests)
             while some := list(itertools.islice(requests, 4)):
-                yield from reversed(list(super().complete(some)))
                 given.append(list(taken))
+                yield from reversed(list(super().complete(some)))
 
     given, taken = [], []
 
@@ -74,6 +74,29 @@ def test_replies_are_taken_in_the_order_of_the_prompts_as_early_as_that_allows(t
     in_order = [(f"p{n}", n, f"TELL ME {n}") for n in (*range(9), 3)]
     assert taken == in_order
     assert given[1] == in_order[:7]  # p2, p3, p4 and p6 were asked; p5 was known
+
+
+def test_replies_that_wait_behind_a_late_one_hold_up_no_call_for_long(tmp_path):
+    class FirstComesLast(ScriptedModel):
+        def complete(self, requests):
+            requests = iter(requests)
+            first = next(requests)
+            for n, request in enumerate(requests):
+                yield from super().complete([request])
+                between.append(len(taken))
+                if n == 60:
+                    yield from super().complete([first])
+
+    between, taken = [], []
+
+    def take(prompt, reply):
+        taken.append(prompt.name)
+        return True
+
+    teacher(tmp_path, FirstComesLast(shout)).ask("answers", prompts(100), 100, silent, take)
+    assert taken == [prompt.name for prompt in prompts(100)]
+    assert between[60] == 0
+    assert max(after - before for before, after in itertools.pairwise(between)) <= 8
 
 
 def test_a_failed_reply_is_taken_like_any_other(tmp_path):

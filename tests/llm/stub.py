@@ -78,6 +78,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def do_CONNECT(self):
+        with self.server.lock:
+            self.server.headers.append(self.headers)
+        self.send_error(407)
+
     def log_message(self, *_):
         pass
 

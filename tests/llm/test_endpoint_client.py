@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from raft.errors import EndpointError
-from raft.llm.endpoint_client import SPARE_FILES, Endpoint, allow_open_files
+from raft.llm.endpoint_client import SPARE_FILES, Endpoint, allow_open_files, proxy_of
 from tests.llm.stub import model_of, ok, request, sse
 
 resource = pytest.importorskip("resource")
@@ -50,8 +50,8 @@ def test_every_other_address_is_asked_in_openais_way_with_its_query(serve, query
 
 def test_an_address_that_holds_user_and_password_is_asked_with_them(serve):
     stub = serve(ok)
-    list(model_of(stub, stub.url.replace("://", "://me:pass@")).complete([request("a")]))
-    assert stub.keys == {"Basic bWU6cGFzcw=="}
+    list(model_of(stub, stub.url.replace("://", "://me:p%C3%A4ss@")).complete([request("a")]))
+    assert stub.keys == {"Basic bWU6cMOkc3M="}  # "me:päss" in UTF-8
 
 
 def test_the_organisation_of_the_key_goes_with_every_call(serve, monkeypatch):
@@ -75,9 +75,69 @@ def test_calls_go_through_the_proxy_of_the_environment(serve, monkeypatch, name)
         list(model_of(stub, "http://teacher.invalid/v1", max_retries=0).complete([request("a")]))
 
 
+def test_a_proxy_never_sees_the_key(serve, monkeypatch):
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-12345678")
+    stub = serve(ok)
+    monkeypatch.setenv("https_proxy", stub.url.removesuffix("/v1").replace("://", "://me:p%40ssword@"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    for base_url in ("https://teacher.invalid/v1", "https://teacher.invalid?api-version=1"):
+        with pytest.raises(EndpointError, match=r"cannot be reached .*407") as caught:
+            list(model_of(stub, base_url, max_retries=0).complete([request("a")]))
+        assert "ssword" not in str(caught.value)
+    said = [value for headers in stub.headers for value in headers.values()]
+    assert len(stub.headers) == 2
+    assert not [value for value in said if "sk-12345678" in value]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "url", "proxy"),
+    [
+        ({}, "http://10.1.2.3/v1", None),
+        ({"http_proxy": "here:3128"}, "http://10.1.2.3/v1", "http://here:3128"),
+        ({"http_proxy": "here:3128"}, "https://10.1.2.3/v1", None),
+        ({"http_proxy": "here:3128", "no_proxy": "a, 10.0.0.0/8"}, "http://10.1.2.3/v1", None),
+        ({"http_proxy": "here:3128", "no_proxy": "11.0.0.0/8"}, "http://10.1.2.3/v1", "http://here:3128"),
+        ({"http_proxy": "here:3128", "no_proxy": "host:81,host:80"}, "http://host:80/v1", None),
+    ],
+)
+def test_which_proxy_an_address_takes(monkeypatch, proxies, url, proxy):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(url) == proxy
+
+
+def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(monkeypatch):
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(EndpointError, match=r"a proxy by socks5://.*NO_PROXY"):
+        proxy_of("ftp://teacher.invalid/v1")
+
+
+def test_the_key_of_azure_follows_no_redirect(serve, monkeypatch):
+    monkeypatch.setenv("RAFT_TEST_KEY", "sk-12345678")
+    elsewhere = serve(ok)
+    stub = serve(lambda word, nth: (307, {"Location": f"{elsewhere.url}/chat/completions"}, {}))
+    [reply] = model_of(stub, stub.url.removesuffix("/v1") + "?api-version=1", max_retries=0).complete([request("a")])
+    assert reply.error
+    assert elsewhere.headers == []
+    [reply] = model_of(stub).complete([request("a")])
+    assert reply.text == "about a"
+    assert "Authorization" not in elsewhere.headers[0]
+
+
+def test_no_cookie_ties_all_calls_to_one_server(serve):
+    stub = serve(lambda word, nth: (200, {"Set-Cookie": "route=pod1"}, ok(word, nth)[2]))
+    list(model_of(stub, stub.url.replace("127.0.0.1", "localhost"), concurrency=1).complete(map(request, "abc")))
+    assert not [headers for headers in stub.headers if "Cookie" in headers]
+
+
 @pytest.mark.parametrize(
     ("base_url", "said"),
     [
+        ("http://a..b/v1", "it is no http:// or https:// address"),
         ("localhost:8000/v1", "it is no http:// or https:// address"),
         ("ftp://host/v1", "it is no http:// or https:// address"),
         ("http://127.0.0.1:9/v1", "127.0.0.1"),
@@ -134,9 +194,10 @@ def test_neither_key_nor_address_secrets_stand_in_an_error(serve, monkeypatch):
     assert "***" in said[0]
 
 
-def test_a_key_that_no_header_can_carry_is_one_clear_line(serve, monkeypatch):
-    monkeypatch.setenv("RAFT_TEST_KEY", "sk-ключ")
-    with pytest.raises(EndpointError, match="RAFT_TEST_KEY has characters other than ASCII"):
+@pytest.mark.parametrize("key", ["sk-ключ", "sk-abc\ndefghi"])
+def test_a_key_that_no_header_can_carry_is_one_clear_line(serve, monkeypatch, key):
+    monkeypatch.setenv("RAFT_TEST_KEY", key)
+    with pytest.raises(EndpointError, match="RAFT_TEST_KEY has characters other than printable ASCII"):
         list(model_of(serve(ok)).complete([request("a")]))
 
 

@@ -25,9 +25,10 @@ class Background(Generic[Result]):
             raise self._failure
         return self._result
 
-    def wait(self) -> None:
-        """Until the work is done or has failed."""
-        self._thread.join()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until the work is done or has failed, or so long; says whether it is over."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

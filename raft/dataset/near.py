@@ -18,6 +18,7 @@ from raft.dataset.teacher import Progress
 from raft.records import Chunk, Document, Hit
 
 _QUERIES_AT_ONCE = 64
+_TOLD_SECONDS = 0.5  # how often a caller that waits is told how far the search is
 _SWITCH_SECONDS = 0.0001  # Python's own 5 ms would keep each reply waiting ten times as long for its turn
 
 
@@ -84,6 +85,8 @@ class NearMisses:
 
     def of(self, questions: Sequence[tuple[str, str]], progress: Progress) -> dict[str, tuple[str, ...]]:
         """The hits of these questions, those searched for now that are not there yet."""
+        while self._searching is not None and not self._searching.wait(_TOLD_SECONDS):
+            progress("distractors", min(len(self._found), len(questions)), len(questions))
         self._wait()
         missing = [(key, question) for key, question in questions if key not in self._found]
         for done in self._search(iter(missing)):

@@ -45,6 +45,18 @@ _ASKING = (
 )
 
 
+_LITTLE = (
+    "give given take taken use need get receive find found follow go come call tell keep kept make made put let allow "
+    "own current every each also between up celsius"
+)
+
+
+@cache
+def _little_stems() -> frozenset[str]:
+    """What a clause can lose without saying anything else."""
+    return stems(_LITTLE)
+
+
 @cache
 def _asking_stems() -> frozenset[str]:
     """What a question asks with: words that say nothing of what it asks about."""
@@ -202,7 +214,7 @@ def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
         return []
     said = f"{item.question} {item.answer}"
     clause = next((found for quote in item.quotes if (found := _clause(quote.text, item.answer))), "")
-    around = stems(clause)
+    around = stems(clause) - _little_stems()
     dropped = len(around & stems(said)) < min_overlap * len(around)
     exception = _EXCEPTION.search(_BOUND.sub(" ", clause)) and not _EXCEPTION.search(_BOUND.sub(" ", said))
     return ["question_leaves_out"] if dropped or exception else []

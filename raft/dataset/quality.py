@@ -40,15 +40,20 @@ _SPEAKS_OF_TEXT = re.compile(
 
 _NAMED = re.compile(r"(?<=\w )[A-Z]\w*[a-z]|[A-Z]{2,}")  # a capital that does not begin the question
 _ASKING = (
-    "what which who whom whose when where why how name number amount figure kind type time date period duration length "
-    "maximum minimum least most many much long often soon old far high low limit rate usual normal according happen"
+    "what which who whom whose when where why how name number amount figure kind type time date duration length "
+    "many much long often soon old far high low according happen"
 )
-
-
+_EXTREMES = "maximum minimum least most limit highest lowest longest shortest largest"
 _LITTLE = (
     "give given take taken use need get receive find found follow go come call tell keep kept make made put let allow "
     "own current every each also between up celsius"
 )
+
+
+@cache
+def _extreme_stems() -> frozenset[str]:
+    """What a question may say of an amount that its quote bounds in other words."""
+    return stems(_EXTREMES)
 
 
 @cache
@@ -71,6 +76,21 @@ _EXCEPTION = re.compile(
 _BOUND = re.compile(  # "must not exceed 40 mg": a bound like "up to 40 mg"
     r"\b(?:not|no|never)(?: \w+)? (?:more|less|fewer|greater|higher|lower|longer|shorter|later|earlier|sooner|older"
     r"|younger|exceed|before|until|above|below|over|under)\b",
+    re.IGNORECASE,
+)
+
+_BOUND_BEFORE = re.compile(
+    r"\b(at least|at most|up to|below|under|above|over|(?:more|less|fewer|longer|later|earlier|older|younger) than)"
+    r"\W+$",
+    re.IGNORECASE,
+)
+_EXTREME = re.compile(
+    r"\b(?:maximum|minimum|most|least|highest|lowest|longest|shortest|largest|limit)\b", re.IGNORECASE
+)
+_BOUNDED = re.compile(  # what makes a "maximum" or a "minimum" of an amount
+    r"\b(?:at least|at most|up to|exceed\w*|limit\w*"
+    r"|(?:no|not)(?: \w+){0,2} (?:more|less|fewer|longer|later|earlier|sooner)"
+    r"|highest|lowest|longest|shortest|largest|smallest|greatest)\b",
     re.IGNORECASE,
 )
 
@@ -178,7 +198,7 @@ def _echo_faults(item: GroundedQuestion) -> list[str]:
     if item.answer_type in CLOSED_TYPES or item.question_type in ("yesno", "comparison"):
         return []
     asked, said = words(item.question), words(item.answer)
-    if not said or "or" in asked:
+    if not said or ("or" in asked and item.answer_type != "number"):
         return []
     if f" {' '.join(said)} " in f" {' '.join(asked)} ":
         return ["answer_in_question"]
@@ -192,12 +212,14 @@ def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_over
     and headings (a dose for children, from a quote about adults). "question_names_no_subject", where ``named``: it has
     no word of the document's title and no name, so that who searches the whole store cannot tell what it is about.
     """
+    quoted = _quoted(item)
     asked = stems(item.question) - _asking_stems()
+    asked -= _extreme_stems() if _BOUNDED.search(quoted) else frozenset()
     if item.answer_type == "unanswerable" or not asked:
         return []
     oracles = [chunks[name] for name in item.oracle_ids]
     titles = stems(" ".join(chunk.title for chunk in oracles))
-    known = titles | stems(_quoted(item)) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
+    known = titles | stems(quoted) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
     beside = len(asked & known) < min_overlap * len(asked)
     unnamed = named and not asked & titles and not _NAMED.search(item.question)
     return ["question_beside_quote"] * beside + ["question_names_no_subject"] * unnamed
@@ -206,26 +228,26 @@ def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_over
 def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
     """Whether the question leaves out what its quote says beside the answer. Off with a bound of 0.
 
-    "question_leaves_out": of the content words of the clause around the answer, question and answer hold less than
-    ``min_overlap``, or the clause has an exception (not, only, unless, other) that neither of them has: "Do not give
-    it if more than 3 hours have passed" does not answer "How long must have passed?".
+    "question_leaves_out": of the content words of the quote with the answer, or of the clause around it, question and
+    answer hold less than ``min_overlap``; or there is an exception (not, only, unless, other) or, before the answer, a
+    bound (at least) that neither of them has: "Do not give it if more than 3 hours have passed" does not answer "How
+    long must have passed?".
     """
     if not min_overlap or item.answer_type in (*CLOSED_TYPES, "unanswerable"):
         return []
     said = f"{item.question} {item.answer}"
-    clause = next((found for quote in item.quotes if (found := _clause(quote.text, item.answer))), "")
-    around = stems(clause) - _little_stems()
-    dropped = len(around & stems(said)) < min_overlap * len(around)
-    exception = _EXCEPTION.search(_BOUND.sub(" ", clause)) and not _EXCEPTION.search(_BOUND.sub(" ", said))
-    return ["question_leaves_out"] if dropped or exception else []
+    places = ((quote.text, find_span(quote.text, item.answer)) for quote in item.quotes)
+    text, span = next(((text, span) for text, span in places if span is not None), ("", (0, 0)))
+    parts = [stems(part) - _little_stems() for part in (text, _clause(text, span, item.answer))]
+    dropped = any(len(part & stems(said)) < min_overlap * len(part) for part in parts)
+    exception = _EXCEPTION.search(_BOUND.sub(" ", text)) and not _EXCEPTION.search(_BOUND.sub(" ", said))
+    bound = _BOUND_BEFORE.search(text, 0, span[0])
+    unbound = bound is not None and normalize(bound[1]) not in normalize(said) and not _EXTREME.search(item.question)
+    return ["question_leaves_out"] if dropped or exception or unbound else []
 
 
-def _clause(quote: str, answer: str) -> str:
-    """The clause of a quote around its answer; the whole quote where the clause has little else, "" where the answer
-    does not stand in it word for word."""
-    span = find_span(quote, answer)
-    if span is None:
-        return ""
+def _clause(quote: str, span: tuple[int, int], answer: str) -> str:
+    """The clause of a quote around its answer; the whole quote where the clause has little else."""
     start = max((match.end() for match in _CLAUSE_END.finditer(quote, 0, span[0])), default=0)
     ending = _CLAUSE_END.search(quote, span[1])
     clause = quote[start : ending.start() if ending else len(quote)]

@@ -282,6 +282,8 @@ def test_a_question_about_something_else_than_its_quote_is_refused():
     assert subject("How long may an opened pen of Rapilin be kept?") == []
     assert subject("What is the maximum storage of an opened Rapilin pen?") == []
     assert subject("What is the maximum storage time for an unopened Rapilin vial?") == ["question_beside_quote"]
+    assert subject("What is the minimum time for an opened pen of Rapilin?") == ["question_beside_quote"]
+    assert subject("What is the longest time that a Rapilin pen is kept?", quote="Pens are kept up to 30 days.") == []
     assert subject("How long do children keep a Rapilin pen at home?") == ["question_beside_quote"]
 
 
@@ -315,7 +317,7 @@ def test_a_question_must_say_what_it_is_about_where_that_is_asked():
             "After how many weeks is heavy work possible?",
             "Office work is usually possible after 6 weeks, and heavy work after 14 weeks.",
             "14 weeks",
-            False,
+            True,
         ),
         (
             "Within how many hours are the next of kin told before a transfer to another hospital?",
@@ -329,6 +331,8 @@ def test_a_question_must_say_what_it_is_about_where_that_is_asked():
             "not more than 40 mg",
             True,
         ),
+        ("At what grade is such a fall graded?", "Such a fall is graded at least Amber.", "Amber", True),
+        ("What is the least grade of a fall?", "A fall is graded at least Amber.", "Amber", False),
         ("For how long are pens kept?", "Pens mustn’t be kept at home for 3 weeks.", "3 weeks", True),
         ("Who agrees?", "The warden agrees with the change, if the clerk has read it.", "the wardens", False),
     ],

@@ -24,7 +24,7 @@ weights are those that it computes (a test compares them).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -165,10 +165,17 @@ class Bm25Index:
 
     def scores(self, query: str) -> np.ndarray:
         """The score of every chunk, float32 [chunks]; 0 where no word of the query stands."""
+        return next(self.scores_of_each([query]))
+
+    def scores_of_each(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        """``scores`` of one query after another, all of which are split into words at once."""
+        return map(self._scores, words(queries))
+
+    def _scores(self, query_words: Sequence[str]) -> np.ndarray:
         import numpy as np
 
         totals = np.zeros(len(self), dtype=np.float32)
-        for word in words([query])[0]:
+        for word in query_words:
             column = self._column(_encoded(word))
             if column is not None:
                 postings = slice(int(self.columns[column]), int(self.columns[column + 1]))

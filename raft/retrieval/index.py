@@ -154,15 +154,15 @@ class Index:
             return [rerank(self._reranker, query, hits, k) for query, hits in zip(queries, fused, strict=True)]
         allowed = self._allowed(where)
         if mode == "bm25":
-            return [self._hits(top(self._lexical(query, allowed), k), "bm25") for query in queries]
+            return [self._hits(top(scores, k), "bm25") for scores in self._lexical(queries, allowed)]
         vectors = self._load_encoder().encode_queries(queries)  # [queries, dimension]
         if mode == "dense":
             return [self._hits(ranking, "dense") for ranking in self._dense.search(vectors, k, allowed)]
         rankings = self._dense.search(vectors, candidates_for(k), allowed)
         sample = self._sample(allowed)
         return [
-            self._fuse(vectors[i : i + 1], rankings[i], self._lexical(query, allowed), k, sample)
-            for i, query in enumerate(queries)
+            self._fuse(vectors[i : i + 1], rankings[i], scores, k, sample)
+            for i, scores in enumerate(self._lexical(queries, allowed))
         ]
 
     def _allowed(self, where: Filter) -> np.ndarray | None:
@@ -170,9 +170,10 @@ class Index:
         held = self.labels if where.labels is None else self.labels & where.labels
         return self._facets.mask(replace(where, labels=held))
 
-    def _lexical(self, query: str, allowed: np.ndarray | None) -> np.ndarray:
-        scores = self._bm25.scores(query)
-        return scores if allowed is None else scores * allowed
+    def _lexical(self, queries: Sequence[str], allowed: np.ndarray | None) -> Iterator[np.ndarray]:
+        """One query after another: float32 [chunks], 0 for chunks that may not be seen."""
+        for scores in self._bm25.scores_of_each(queries):
+            yield scores if allowed is None else scores * allowed
 
     def _hits(self, ranking: Ranking, part: str) -> list[Hit]:
         return [

@@ -80,8 +80,8 @@ _BOUND = re.compile(  # "must not exceed 40 mg": a bound like "up to 40 mg"
 )
 
 _BOUND_BEFORE = re.compile(
-    r"\b(at least|at most|within|up to|below|under|above|over|(?:more|less|fewer|longer|later|earlier|older|younger) than)"
-    r"\W+$",
+    r"\b(at least|at most|within|up to|below|under|above|over"
+    r"|(?:more|less|fewer|longer|later|earlier|older|younger) than)\W+$",
     re.IGNORECASE,
 )
 _EXTREME = re.compile(

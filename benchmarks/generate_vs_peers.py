@@ -12,7 +12,8 @@
 
 What each needs to run at all, and what is done so that all do the same work:
 
-    gorilla   raft.py of github ShishirPatil/gorilla, run from its folder raft/: azure-identity is missing from its
+    gorilla   raft.py of github ShishirPatil/gorilla, run from its folder raft/: it ends at a body that is no JSON
+              (measure it with --faults ""); azure-identity is missing from its
               requirements; newer httpx, pyarrow and numpy do not go with its pins. Its chunks are put where it looks
               for those of an earlier run (OUT-checkpoints/chunks), so that nothing is cut or embedded
     toolkit   raft-toolkit 0.3.1: datasets is missing from its requirements; RAFT_PACE=false turns off its pause of

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 
 from raft.artifacts import digest
 from raft.errors import CheckFailed, EndpointError
-from raft.llm.chat import ChatModel, ChatReply, ChatRequest
+from raft.llm.chat import ChatModel, ChatReply, ChatRequest, ConcurrentModel
 from raft.llm.replies import Replies
 from raft.prompts import Message
 from raft.readers.plain import encodable
@@ -86,6 +86,7 @@ class _Stage:
     take: Take
     waiting: dict[str, Prompt] = field(default_factory=dict)  # key -> what is in flight
     line: deque[tuple[Prompt, str]] = field(default_factory=deque)  # what is not yet taken, with its key
+    kept: dict[str, ChatReply] = field(default_factory=dict)  # key -> what is on disk and not yet received
     seen: set[bytes] = field(default_factory=set)
     all_asked: bool = False
     done: int = 0
@@ -139,8 +140,7 @@ class Teacher:
         """
         asking = _Stage(stage, total, progress, take)
         # every ChatModel answers with a generator; closing it cancels what is in flight
-        replies = cast("Generator[ChatReply, None, None]", self._model.complete(self._new(prompts, asking)))
-        with contextlib.closing(replies):
+        with contextlib.closing(cast("Generator[ChatReply, None, None]", self._replies(prompts, asking))) as replies:
             for reply in replies:
                 self._receive(reply, asking)
         self._hand_over(asking)
@@ -151,6 +151,12 @@ class Teacher:
                 f"{spent}, after {self.spending.calls} calls; {asking.done} of {total} {stage} are done",
                 "Raise the teacher's budget and go on with --resume: nothing that was answered is lost",
             )
+
+    def _replies(self, prompts: Iterable[Prompt], asking: _Stage) -> Iterator[ChatReply]:
+        requests = self._new(prompts, asking)
+        if isinstance(self._model, ConcurrentModel):
+            return self._model.complete_and_keep(requests, lambda reply: self._keep(reply, asking))
+        return self._model.complete(requests)
 
     def reply(self, prompt: Prompt) -> ChatReply:
         """The reply to a prompt that was asked before: as it came, or with its ``error``."""
@@ -199,18 +205,27 @@ class Teacher:
                 )  # fmt: skip
         asking.all_asked = True
 
+    def _keep(self, reply: ChatReply, asking: _Stage) -> None:
+        """Put a good reply on disk; from any thread."""
+        key = reply.key.rpartition("/")[2]
+        reply = _with_usage(_writable(replace(reply, key=key)), asking.waiting[key])
+        for store in self._stores:
+            store.put(reply)
+        asking.kept[key] = reply
+
     def _receive(self, reply: ChatReply, asking: _Stage) -> None:
         key = reply.key.rpartition("/")[2]
-        reply = _with_usage(_writable(replace(reply, key=key)), asking.waiting.pop(key))
+        if reply.error is None and key not in asking.kept:
+            self._keep(reply, asking)
+        reply = asking.kept.pop(key, reply)
+        del asking.waiting[key]
         asking.asked += 1
         asking.done += 1
         if reply.error is None:
-            for store in self._stores:
-                store.put(reply)
             self._failures.pop(key, None)
             self.spending.add(reply)
         else:
-            self._failures[key] = reply
+            self._failures[key] = _writable(replace(reply, key=key))
             asking.failed += 1
             self.spending.failed += 1
             if asking.asked >= _FIRST_REPLIES:

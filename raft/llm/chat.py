@@ -6,9 +6,9 @@ processes or machines), and ``scripted`` (the shipped test double).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from raft.errors import ModelError
 from raft.prompts import Message
@@ -70,4 +70,17 @@ class ChatModel(Protocol):
     def stream(self, request: ChatRequest) -> Iterator[str]:
         """The reply in pieces, as they are made. Raises ModelError (PromptTooLong). A generator that counts tokens
         returns the finished ChatReply (``reply = yield from model.stream(request)``)."""
+        ...
+
+
+Keep = Callable[[ChatReply], None]
+
+
+@runtime_checkable
+class ConcurrentModel(Protocol):
+    """A ChatModel that has many calls in flight."""
+
+    def complete_and_keep(self, requests: Iterable[ChatRequest], keep: Keep) -> Iterator[ChatReply]:
+        """As ``complete``. ``keep`` gets each reply that is no error as soon as it has come, on another thread, before
+        another call takes its place: what it keeps survives whatever its caller is busy with."""
         ...

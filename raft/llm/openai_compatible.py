@@ -14,14 +14,13 @@ import queue
 import random
 import re
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from raft.errors import EndpointError, ModelError
-from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.chat import ChatReply, ChatRequest, Keep, PromptTooLong
 from raft.llm.endpoint_client import Connections, Endpoint
 from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line, stream_failure_of
 from raft.llm.pacing import Pace
@@ -32,7 +31,7 @@ _FORMATS = ("json_schema", "json_object", None)  # what a request with a schema 
 _FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
 _MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
-_READY = 8  # requests at most that wait ready while all calls are in flight
+_READY = 8  # requests at most that wait for their turn, so that a reply is followed by the next call at once
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # an endpoint that asks for more ends the run, which may go on another day
 
 
@@ -66,26 +65,23 @@ class OpenAICompatibleModel:
         Raises EndpointError when the endpoint is down or refuses every request (key, model, quota), or when the
         system lacks the open files for ``concurrency``; the calls in flight are finished and yielded before.
         """
+        return self.complete_and_keep(requests, lambda reply: None)
+
+    def complete_and_keep(self, requests: Iterable[ChatRequest], keep: Keep) -> Generator[ChatReply, None, None]:
+        """As ``complete``; ``keep`` gets each reply that is no error on the event loop, before another call starts."""
         source = iter(requests)
-        ready: deque[ChatRequest] = deque()  # made while calls are in flight, to follow a reply at once
-        running = 0
+        running = 0  # and the few that wait for their turn
         failure: BaseException | None = None
         done: list[ChatReply | BaseException] = []
         connections = Connections(self._endpoint, self.name, self._concurrency)
-        with _Loop(connections) as loop:
+        with _Loop(connections, keep) as loop:
             ask = partial(self._ask, _Line(connections, Pace(self._concurrency)))
+            most = self._concurrency + min(_READY, self._concurrency)
             while True:
-                # what has come is handed over before more is asked: a caller that keeps replies loses none of them
                 yield from (reply for reply in done if isinstance(reply, ChatReply))
-                while not failure:
-                    going = [ready.popleft() for _ in range(min(len(ready), self._concurrency - running))]
-                    loop.submit(ask, going)
-                    running += len(going)
-                    wanted = self._concurrency - running + min(_READY, self._concurrency) - len(ready)
-                    made = list(itertools.islice(source, min(wanted, _READY)))
-                    ready.extend(made)
-                    if not made or (running == self._concurrency and len(made) == wanted):
-                        break
+                while not failure and (made := list(itertools.islice(source, min(most - running, _READY)))):
+                    loop.submit(ask, made)
+                    running += len(made)
                 if not running:
                     break
                 done = loop.take()
@@ -168,10 +164,10 @@ class OpenAICompatibleModel:
 
     async def _ask(self, line: _Line, request: ChatRequest) -> ChatReply:
         """The reply, or one with ``error`` when this request is refused for good. Raises EndpointError."""
-        tries = 0
+        tries, again = 0, False
         while True:
-            call = self._call(request)
-            outcome = await self._try(line, request.key, call)
+            call, outcome = await self._try(line, request, again)
+            again = True
             if isinstance(outcome, ChatReply):
                 return outcome
             if self._leave_out(outcome, call):
@@ -179,6 +175,8 @@ class OpenAICompatibleModel:
             tries += outcome.kind != "limited"
             ending = self._ending(outcome, tries, line.pace.refusals)
             if ending is not None:
+                line.failure = ending
+                line.pace.give_up()
                 raise ending
             if outcome.kind == "too_long":
                 return ChatReply(request.key, "", error=_too_long(request), too_long=True)
@@ -188,24 +186,27 @@ class OpenAICompatibleModel:
                 return ChatReply(request.key, "", error=outcome.said)
             await _wait_before_retry(outcome, tries)
 
-    async def _try(self, line: _Line, key: str, call: dict[str, Any]) -> ChatReply | Failure:
-        """One call, when it is its turn."""
+    async def _try(self, line: _Line, request: ChatRequest, again: bool) -> tuple[dict[str, Any], ChatReply | Failure]:
+        """One call, made when it is its turn, and what came of it."""
         import aiohttp
 
-        started_at = await line.pace.enter()
+        started_at = await line.pace.enter(again)
+        call = self._call(request)  # now: what others were refused meanwhile is left out
         try:
+            if line.failure is not None:  # while this call waited for its turn
+                raise line.failure
             async with asyncio.timeout(self._endpoint.timeout_seconds):
-                reply = _read_completion(key, await line.connections.post(call))
+                reply = _read_completion(request.key, await line.connections.post(call))
         except (StatusError, aiohttp.ClientError, ValueError) as error:
             failure = failure_of(error, self._endpoint.secrets)
             if failure.kind == "limited":
                 line.pace.refused(started_at, failure.wait_seconds)
-            return failure
+            return call, failure
         except TimeoutError:
-            return Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
+            return call, Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
         else:
             line.pace.answered()
-            return reply or Failure("malformed", MALFORMED)
+            return call, reply or Failure("malformed", MALFORMED)
         finally:
             line.pace.leave()
 
@@ -275,19 +276,21 @@ def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
     return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Line:
-    """The way to the endpoint for the calls of one ``complete``."""
+    """The way to the endpoint for the calls of one ``complete``; ``failure`` is what ends them all."""
 
     connections: Connections
     pace: Pace
+    failure: EndpointError | None = None
 
 
 class _Loop:
     """An event loop on a thread of its own; leaving the block cancels what still runs and closes the connections."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, keep: Keep) -> None:
         self._connections = connections
+        self._keep = keep
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="raft-endpoint", daemon=True)
         self._finished: queue.SimpleQueue[ChatReply | BaseException] = queue.SimpleQueue()
@@ -317,7 +320,10 @@ class _Loop:
 
     async def _finish(self, ask: Callable[[ChatRequest], Awaitable[ChatReply]], request: ChatRequest) -> None:
         try:
-            self._finished.put(await ask(request))
+            reply = await ask(request)
+            if reply.error is None:
+                self._keep(reply)  # no other call starts before this returns: nothing is awaited meanwhile
+            self._finished.put(reply)
         except Exception as error:  # noqa: BLE001 - complete raises it in the caller's thread
             self._finished.put(error)
 

@@ -31,11 +31,12 @@ class Pace:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def enter(self) -> float:
-        """Waits for room; returns when the call starts, in seconds of the loop's clock. Call ``leave`` after it."""
+    async def enter(self, again: bool = False) -> float:
+        """Waits for room, a call that is tried ``again`` before the others; returns when it starts, in seconds of the
+        loop's clock. Call ``leave`` after it."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        (self._waiting.appendleft if again else self._waiting.append)(turn)
         self._admit()
         try:
             await turn
@@ -64,6 +65,12 @@ class Pace:
         if wait_seconds is None:
             wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.refusals - 1))
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait_seconds)
+
+    def give_up(self) -> None:
+        """Let everybody in at once, to find that nothing is asked any more."""
+        self._resume_at = 0.0
+        self._limit = float(self._running + len(self._waiting))
+        self._admit()
 
     def _admit(self) -> None:
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -23,14 +24,15 @@ _BUSY_SECONDS = 60.0
 
 
 class Replies:
-    """Digest of a request -> its reply. Several processes may share a file."""
+    """Digest of a request -> its reply. Several threads may share it, and several processes its file."""
 
     def __init__(self, path: Path) -> None:
         """Raises InputError when the file cannot be opened or is none of these."""
         self.path = path
+        self._turn = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._file = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             _patiently(self._file, "PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             _patiently(
@@ -42,7 +44,8 @@ class Replies:
     def get(self, key: str) -> ChatReply | None:
         """Raises InputError when the file is damaged."""
         try:
-            row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+            with self._turn:
+                row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
             return None if row is None else ChatReply(key, **json.loads(row[0]))
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise InputError(f"the replies in {self.path} are damaged ({error})", "Move the file away") from None
@@ -54,9 +57,10 @@ class Replies:
             "truncated": reply.truncated,
         }  # fmt: skip
         try:
-            self._file.execute(
-                "INSERT OR IGNORE INTO replies VALUES (?, ?)", (reply.key, json.dumps(row, ensure_ascii=False))
-            )
+            with self._turn:
+                self._file.execute(
+                    "INSERT OR IGNORE INTO replies VALUES (?, ?)", (reply.key, json.dumps(row, ensure_ascii=False))
+                )
         except sqlite3.DatabaseError as error:
             raise OSError(f"{self.path} cannot be written ({error})") from error
 

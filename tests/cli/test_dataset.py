@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 def test_a_good_dataset_passes(raft, folder):
     code, out, err = raft("dataset", "check", folder)
     assert (code, err) == (0, "")
-    assert out.count("ok ") == len(out.splitlines()) == 14
+    assert out.count("ok ") == len(out.splitlines()) == 15
     code, out, _ = raft("dataset", "check", folder, "--json")
     assert code == 0
     assert all(finding["holds"] for finding in json.loads(out))
@@ -58,7 +58,7 @@ def test_a_leak_ends_with_exit_code_6_and_names_the_example(raft, tmp_path):
     [line] = [line for line in out.splitlines() if line.startswith("FAILED")]
     assert "oracles_apart" in line
     assert first.id in line
-    assert err == f"raft: {bad} fails 1 of 14 checks: oracles_apart\n"
+    assert err == f"raft: {bad} fails 1 of 15 checks: oracles_apart\n"
     code, out, _ = raft("dataset", "check", bad, "--json")
     assert code == 6
     assert [finding["name"] for finding in json.loads(out) if not finding["holds"]] == ["oracles_apart"]

@@ -268,3 +268,19 @@ def test_a_damaged_journal_is_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"replies\.sqlite (?:are damaged|cannot be opened)"):
         Replies(path).get(f"{7:064d}")
+
+
+def test_a_reply_is_on_disk_as_soon_as_a_model_with_many_calls_has_it(tmp_path):
+    class Many(ScriptedModel):
+        def complete_and_keep(self, requests, keep):
+            for reply in list(super().complete(requests)):
+                if reply.error is None:
+                    keep(reply)
+                    on_disk.append(len(Replies(tmp_path / "replies.sqlite")))
+                yield reply
+
+    on_disk, model = [], Many(shout)
+    asking = teacher(tmp_path, model)
+    asking.ask("answers", prompts(5), 5, silent)
+    assert on_disk == [1, 2, 3, 4, 5]
+    assert (asking.spending.calls, asking.reply(prompts(5)[4]).text) == (5, "TELL ME 4")

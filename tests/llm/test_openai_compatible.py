@@ -228,3 +228,23 @@ def test_a_prompt_beyond_the_window_is_told_from_other_refusals(serve, said):
     assert "33 tokens to write exceed the window" in reply.error
     with pytest.raises(PromptTooLong, match="33 tokens to write exceed the window"):
         list(model.stream(request("a", max_tokens=33)))
+
+
+def test_replies_are_kept_while_their_caller_is_busy_with_another(serve):
+    kept = []
+    model = model_of(serve(ok), concurrency=2)
+    replies = model.complete_and_keep((request(f"w{n}") for n in range(8)), kept.append)
+    first = next(replies)
+    until = time.monotonic() + 10
+    while len(kept) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert {reply.key for reply in kept} == {f"key-w{n}" for n in range(4)}  # two in flight, two ready behind them
+    assert {first.key, *(reply.key for reply in replies)} == {reply.key for reply in kept}
+
+
+def test_what_cannot_be_kept_ends_the_run(serve):
+    def keep(reply):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        list(model_of(serve(ok)).complete_and_keep(map(request, "abc"), keep))

@@ -19,7 +19,7 @@ from raft.records import Chunk, Document, Hit
 
 _QUERIES_AT_ONCE = 64
 _TOLD_SECONDS = 0.5  # how often a caller that waits is told how far the search is
-_SWITCH_SECONDS = 0.0001  # Python's own 5 ms would keep each reply waiting ten times as long for its turn
+_SWITCH_SECONDS = 0.0001  # Python's own 5 ms would keep each reply waiting far longer for its turn
 
 
 class SearchableIndex(Protocol):

@@ -1,7 +1,7 @@
 """The connections to an endpoint: ``openai`` for a stream, ``aiohttp`` for thousands of calls at once.
 
-openai's client needs 1.7 ms of computing for a call, aiohttp 0.3 (against an endpoint on loopback), and while a teacher
-answers that is most of what there is to do.
+openai's client needs several times the computing for a call that aiohttp does, and while a teacher answers that is most
+of what there is to do.
 
 https://api.openai.com/v1                                            -> the plain client, Authorization: Bearer KEY
 https://NAME.openai.azure.com/openai/v1/                             -> the same: Azure's newer form is OpenAI's

@@ -1,12 +1,16 @@
-"""Work that goes on while this machine waits for a teacher at an endpoint."""
+"""Work that goes on while this machine waits for a teacher at an endpoint, and gives way to its replies."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
+_GIVES_WAY = 19  # niceness
 
 
 class Background(Generic[Result]):
@@ -31,6 +35,9 @@ class Background(Generic[Result]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # where a thread has a niceness of its own; the threads it starts inherit it
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _GIVES_WAY)
         try:
             self._result = self._work()
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for

@@ -133,7 +133,7 @@ def _make(
     near = misses.of([(item.id, item.question) for item in gate], progress)
     answers = also_answers(gate.item, lambda name: index.chunk(name).text, likeness.groups)
     quality = recipe.quality
-    checks = Checks(quality.retriever_k, quality.keep_unfound, quality.keep_pii, quality.round_trip, recipe.seed)
+    checks = Checks(quality.retriever_k, quality.keep_unfound, quality.round_trip, recipe.seed)
     flag(gate, near, checks)
     if teacher is not None:
         round_trip(gate, near, answers, index, teacher, checks, progress)

@@ -9,12 +9,14 @@ answer). From one sentence of a formulary::
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from raft.artifacts import digest
+from raft.dataset.clauses import can_be_asked, opening, whole_answer
 from raft.dataset.grounding import sentences
 from raft.dataset.support import KNOWN_UNITS
 from raft.records import Chunk
@@ -36,6 +38,7 @@ _NO_UNIT = (  # words that may follow a bare number without saying what is count
     r"(?:a|after|all|an|and|are|as|at|be|before|but|by|can|could|did|do|does|for|from|had|has|have|if"
     r"|in|into|is|may|might|must|no|not|nor|of|on|or|shall|should|so|than|that|the|then|there"
     r"|this|those|to|under|until|was|were|when|where|which|who|will|with|within|without|would|apply|applies|above"
+    r"|because|since|while|whose|whatever"
     r"|below|only|per|each|every|needs?|means|receives?|gets?"
     r"|\w+(?:ed|ing|ly))\b"
 )
@@ -76,14 +79,16 @@ _PARTICIPLE = re.compile(
     r"(?!(?:seed|red|bed|speed|need|feed|breed)\b)(?:not |never |only )?"
     rf"(?:{_DONE}|thrown|begun|worn|left|lower|higher)\b"
 )
-_PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and)\b")
+_PHRASE_END = re.compile(r"\s(?:because|unless|if|when|which|who|that|where|while|until|but|so|or|and|whatever)\b")
+_PHRASE_BEGIN = re.compile(r"(?!(?:at|by|for|from|in|of|on|so|time|to|with)\b)[^\W\d]")
+_PLACE_END = re.compile(r"\s(?:after|at|before|by|during|every|from|in|on|under|with|within)\b")  # "keys at the office"
 _HEAD = re.compile(r"(?P<answer>[A-Z][^:.\n]{2,60}):\s")  # "Allergy: ..." in a list
 _ARTICLE = re.compile(r"(?:the|an?|not|never|only|any|also)\s+", re.IGNORECASE)
 _TWO_CLAUSES = re.compile(r"\b(?:is|are|was|were|must|may|shall|will|receives?)\b")
 
 _LABEL = re.compile(
     r"\b(?:section|article|clause|page|version|form|chapter|paragraph|rule|step|table|figure|part|no\.?|number|document"
-    r"|schedule|annex|appendix)\s$",
+    r"|schedule|annex|appendix|day|week|month|grade|stage|class)\s$",
     re.IGNORECASE,
 )
 _LIMIT = re.compile(
@@ -101,13 +106,29 @@ _DENIED = re.compile(
     r"\b(?:no|not|never|nor|cannot|nobody|none)\b|n['’]t\b", re.IGNORECASE
 )  # "no more than", said apart
 _LONGEST_BOUND = 20  # characters
+_COUNTED = re.compile(rf"(?:{_AMOUNT}|\b{_SPELLED}) ?([^\W\d]+|%)")
+_FOR_SOME = re.compile(
+    r"\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
+    r"|without)\b",
+    re.IGNORECASE,
+)
+_SETS_ASIDE = re.compile(
+    r"\b(?:instead|except|unless|however|waive\w*|shorten\w*|lengthen\w*|exempt\w*|(?:does|do|did) not apply)\b",
+    re.IGNORECASE,
+)
 _UNCLEAR = re.compile(r"(?:it|they|this|that|these|those|he|she|both|such|here|there|otherwise)\b", re.IGNORECASE)
-_NUMBERING = re.compile(r"(?:\(\w{1,3}\)|\d{1,3}(?:\.\d{1,3})*[.)]?)\s+")  # "(4) An employee", "3.1 The Carrier"
+_NUMBERING = re.compile(  # "(4) An employee", "3.1 The Carrier", "2) Infuse"
+    r"(?:\(\w{1,3}\)|\d{1,3}(?:\.\d{1,3})+[.)]?|\d{1,3}[.)])\s+(?=[A-Z])"
+)
+_HEADING_LINE = re.compile(r"(?P<line>[^\n]{2,60}\b)[ \t]*\n\s*(?=[A-Z])")
+_HEADING_SHARE = 0.75  # of the longest line: what ends sooner was ended on purpose
+_GOES_ON = re.compile(r"\b(?:a|an|and|any|at|by|each|every|for|from|in|no|of|on|or|the|to|with|your)$", re.IGNORECASE)
 _LINE_MARKS = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)*(?:[ \t]*(?:[-*•>]|\d{1,2}[.)])[ \t]+)?")
 _ABOUT_ITSELF = re.compile(  # of a document's head and foot
-    r"\b(?:next review|version\W{1,4}\d|edition of"
-    rf"|(?:in force|valid|effective)(?: from| since)? (?:\d{{1,2}} )?{_MONTH}"
-    r"|all rights reserved|Act \d+ of \d{4})|^\W*(?:(?:document )?owner\W{0,4}:|written by)",
+    r"\b(?:next review|revised|version\W{1,4}\d|edition of"
+    rf"|(?:in force|in effect|valid|effective)(?: from| since)? (?:\d{{1,2}} )?{_MONTH}"
+    r"|all rights reserved|Act \d+ of \d{4})|^\W*(?:(?:document )?owner\W{0,4}:"
+    r"|(?:adopted|applies|approved|issued|made|owned|prepared|published|reviewed|written)\s(?:by|in|on|to)\b)",
     re.IGNORECASE,
 )
 
@@ -130,27 +151,59 @@ def answer_candidates(chunk: Chunk, most: int, seed: int) -> list[Candidate]:
     """
     known = " ".join((chunk.title, *chunk.headings)).casefold()  # the prompt shows these: nothing to be asked for
     best: list[tuple[int, str, Candidate]] = []
-    for sentence in _usable_sentences(chunk.text):
+    for sentence, following in _usable_sentences(chunk.text):
         found = [
             (-_worth(chunk, candidate), digest([seed, chunk.id, candidate.answer]), candidate)
             for candidate in _in_sentence(chunk.text, sentence)
             if chunk.text[slice(*candidate.answer)].casefold() not in known
+            and not _is_contested(chunk.text[slice(*candidate.answer)], following)
         ]
         best += [min(found, key=lambda each: each[:2])] if found else []
     chosen = sorted(best, key=lambda each: each[:2])[:most]
     return sorted((candidate for _, _, candidate in chosen), key=lambda candidate: candidate.sentence)
 
 
-def _usable_sentences(text: str) -> Iterator[tuple[int, int]]:
-    """The sentences that can stand alone, without the heading above them or the mark of their list item; none that
-    speaks of the document itself."""
-    for start, end in sentences(text):
+def opening_of(chunk: Chunk, candidate: Candidate) -> str:
+    """The words with which a question for the answer asks (clauses.opening)."""
+    return opening(chunk.text, candidate.sentence, candidate.answer, candidate.kind)
+
+
+def _usable_sentences(text: str) -> Iterator[tuple[tuple[int, int], str]]:
+    """The sentences that can stand alone, without the heading above them or the mark of their list item, each with the
+    words of the one that follows it; none that speaks of the document itself."""
+    longest = max(map(len, text.splitlines()), default=0)
+    spans = sentences(text)
+    for (start, end), following in itertools.zip_longest(spans, spans[1:], fillvalue=(0, 0)):
         marks = _LINE_MARKS.match(text, start, end)
-        begin = marks.end() if marks else start
+        begin = _after_heading(text, (marks.end() if marks else start, end), longest)
+        numbering = _NUMBERING.match(text, begin, end)
+        begin = numbering.end() if numbering else begin
         said = text[begin:end]
         whole = "|" not in said and not said.startswith("#") and not said.endswith(("?", ":"))
         if whole and not _ABOUT_ITSELF.search(said) and _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS:
-            yield begin, end
+            yield (begin, end), text[slice(*following)]
+
+
+def _is_contested(answer: str, following: str) -> bool:
+    """Whether the next sentence sets the answer aside, or gives another amount of the same for some: "Over 70 years the
+    rate is 20 mg" after "The rate is 40 mg"."""
+    if _SETS_ASIDE.search(following):
+        return True
+    unit = _COUNTED.search(answer)
+    others = (
+        {found[1].removesuffix("s") for found in _COUNTED.finditer(following)} if _FOR_SOME.match(following) else ()
+    )
+    return unit is not None and unit[1].removesuffix("s") in others
+
+
+def _after_heading(text: str, sentence: tuple[int, int], longest: int) -> int:
+    """Where a sentence begins behind the short lines without a full stop that a page's layout has put before it."""
+    begin, end = sentence
+    while (found := _HEADING_LINE.match(text, begin, end)) and not _GOES_ON.search(found["line"]):
+        if len(found["line"]) >= _HEADING_SHARE * longest:
+            break
+        begin = found.end()
+    return begin
 
 
 def _in_sentence(text: str, sentence: tuple[int, int]) -> Iterator[Candidate]:
@@ -163,10 +216,13 @@ def _in_sentence(text: str, sentence: tuple[int, int]) -> Iterator[Candidate]:
     )
     taken: list[tuple[int, int]] = []
     for kind, spans in kinds:
-        for start, end in spans:
-            if _fits(text[start:end], text[slice(*sentence)]) and not any(a < end and start < b for a, b in taken):
+        for found in spans:
+            start, end = whole_answer(text, sentence, found) if kind == "number" else found
+            fits = _fits(text[start:end], text[slice(*sentence)]) and can_be_asked(text, sentence, (start, end), kind)
+            if not any(a < end and start < b for a, b in taken):
                 taken.append((start, end))
-                yield Candidate(sentence, (start, end), kind)
+                if fits:
+                    yield Candidate(sentence, (start, end), kind)
 
 
 def _fits(answer: str, sentence: str) -> bool:
@@ -193,10 +249,8 @@ def _numbers(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
 
 def _names(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
     """Capitalised words within a sentence: at its beginning nothing tells a name from any other word."""
-    begins = _NUMBERING.match(text, *sentence)
-    first = begins.end() if begins else sentence[0]
     found = (_without_article(text, match.span()) for match in _NAME.finditer(text, *sentence))
-    return [(start, end) for start, end in found if start > first]
+    return [(start, end) for start, end in found if start > sentence[0]]
 
 
 def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
@@ -204,10 +258,14 @@ def _phrases(text: str, sentence: tuple[int, int]) -> list[tuple[int, int]]:
     spans = []
     for match in _PHRASE.finditer(text, *sentence):
         start, end = match.span("answer")
-        stop = _PHRASE_END.search(text, start, end)
-        start, end = _without_article(text, (start, stop.start() if stop else end))
+        for stops in (_PHRASE_END, _PLACE_END)[: 2 if match["be"] else 1]:
+            stop = stops.search(text, start, end)
+            end = stop.start() if stop else end
+        start, end = _without_article(text, (start, end))
         end -= len(" only") if text[start:end].endswith(" only") else 0
         after_be = match["be"] is not None and not text[match.end("be") : start].strip()
+        if not _PHRASE_BEGIN.match(text, start, end):
+            continue
         bare = after_be and " " not in text[start:end]  # "is yellow": an adjective, by all one can tell
         if not bare and not _TWO_CLAUSES.search(text, start, end) and not _PARTICIPLE.match(text, start, end):
             spans.append((start, end))

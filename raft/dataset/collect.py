@@ -27,11 +27,11 @@ from raft.dataset.answers import (
     unanswerable,
     with_reasoning,
 )
-from raft.dataset.candidates import Candidate, answer_candidates
+from raft.dataset.candidates import Candidate, answer_candidates, opening_of
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion, ground
 from raft.dataset.near import NearMisses, SearchableIndex
-from raft.dataset.quality import duplicates, reply_faults
+from raft.dataset.quality import duplicates, opening_faults, reply_faults
 from raft.dataset.question_replies import parse_question, parse_questions
 from raft.dataset.questions import (
     QUESTIONS_SCHEMA,
@@ -191,8 +191,14 @@ class _Asking:
         for name in chunk_ids:
             chunk = self._chunk(name)
             for n, candidate in enumerate(answer_candidates(chunk, self._plan.per_chunk, self._plan.seed)):
-                messages = cloze_messages(prompt, chunk, candidate, self._plan.language)
+                messages = cloze_messages(
+                    prompt, chunk, candidate, self._opening(chunk, candidate), self._plan.language
+                )
                 yield Prompt(f"{name}/{n}", messages, about=(name, candidate))
+
+    def _opening(self, chunk: Chunk, candidate: Candidate) -> str:
+        """The words that the question is to ask with; the rules know those of English alone."""
+        return opening_of(chunk, candidate) if self._plan.language in (None, "English") else ""
 
     def _take_questions(
         self,
@@ -279,9 +285,11 @@ class _Asking:
             return item, unusable(reply) or ([] if refused else ["unanswerable_is_answered"])
         if row["candidate"] is not None:
             spans = {name: tuple(row["candidate"][name]) for name in ("sentence", "answer")}
-            item = candidate_answer(row["id"], row["question"], chunks[0], Candidate(**row["candidate"] | spans))
+            candidate = Candidate(**row["candidate"] | spans)
+            item = candidate_answer(row["id"], row["question"], chunks[0], candidate)
             again = same_answer(item.answer, parse_answer(reply.text).final, item.answer_type)
             faults = unusable(reply) or ([] if again else ["oracle_does_not_answer"])
+            faults += opening_faults(row["question"], self._opening(chunks[0], candidate))
         else:
             item, said = read_teacher_answer(row["id"], row["question"], reply.text, chunks, row["kind"])
             faults = unusable(reply) or reply_faults(said, len(item.quotes))

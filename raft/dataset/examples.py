@@ -63,7 +63,8 @@ def settle(
     def repeats_strict(item: GroundedQuestion) -> bool:
         return splits[item.id] == "train" and any(likeness.groups.get(name) in strict for name in item.oracle_ids)
 
-    gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in gate if repeats_strict(item)})
+    if strict:
+        gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in gate if repeats_strict(item)})
     if not any(item.oracle_ids for item in gate):
         refused = ", ".join(f"{rule} {count}" for rule, count in gate.by_rule().items())
         raise InputError(
@@ -75,7 +76,7 @@ def settle(
             f"none of {len(gate)} questions falls to train: they rest on too few documents to be divided",
             "Lower split.dev and split.test, or change the seed",
         )
-    return {item.id: splits[item.id] for item in gate}
+    return splits if len(splits) == len(gate) else {item.id: splits[item.id] for item in gate}
 
 
 def _strict_documents(gate: Gate, splits: Mapping[str, Split], held_out: Mapping[str, Split]) -> set[str]:
@@ -140,10 +141,12 @@ def write_examples(
     """Write ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl``; a split without questions has no file."""
     tally = Tally()
     titles = _titles(index, beside.edits) if settings.form == "noise" else None
-    for split in SPLITS:
+    by_split: dict[Split, list[Asked]] = {split: [] for split in SPLITS}
+    for item in gate:
+        by_split[splits[item.id]].append(Asked(item.id, item.oracle_ids, beside.near[item.id]))
+    for split, asked in by_split.items():
         path = gate.folder / f"{split}.jsonl"
         path.unlink(missing_ok=True)  # of a run that was stopped in its last step
-        asked = [Asked(i.id, i.oracle_ids, beside.near[i.id]) for i in gate if splits[i.id] == split]
         if not asked:
             continue
 

@@ -6,7 +6,7 @@ One row of ``rejected.jsonl``::
      "question_type": "factual", "document_ids": ["formulary/corvalexin.md"],
      "reasons": ["question_speaks_of_text"], "said": "<the teacher's reply>"}
 
-Both lie on disk: in memory stands one byte for each accepted question.
+Both lie on disk: in memory stand the ids of the accepted questions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raft.dataset.grounding import GroundedQuestion, question_from_row
-from raft.dataset.quality import answer_faults, form_faults, omission_faults, question_faults, subject_faults
+from raft.dataset.pii import pii_flags
+from raft.dataset.quality import (
+    answer_faults,
+    force_faults,
+    form_faults,
+    omission_faults,
+    question_faults,
+    subject_faults,
+)
 from raft.records import Chunk, QuestionType, to_row
 from raft.rows import Spool
 
@@ -37,6 +45,7 @@ class Rules:
     min_question_overlap: float = 0.0
     min_quote_overlap: float = 0.0
     named_subject: bool = False
+    keep_pii: bool = True
 
     def of_question(self, question: str) -> list[str]:
         return question_faults(question, self.min_question_words, self.max_question_words)
@@ -51,6 +60,7 @@ class Rules:
             *form_faults(item),
             *subject_faults(item, known, self.min_question_overlap, self.named_subject),
             *omission_faults(item, self.min_quote_overlap),
+            *(force_faults(item) if self.min_quote_overlap else []),
         ]
 
 
@@ -78,8 +88,6 @@ class Gate:
 
     def item(self, question_id: str) -> GroundedQuestion:
         """The accepted question with this id. Raises KeyError for any other."""
-        if len(self._rows) != len(self._alive):
-            self._rows = {row["id"]: at for at, row in enumerate(self._accepted)}
         at = self._rows[question_id]
         if not self._alive[at]:
             raise KeyError(question_id)
@@ -109,12 +117,15 @@ class Gate:
         self.refused += counted
 
     def judge(self, item: GroundedQuestion, reasons: Sequence[str], said: str = "") -> None:
-        """Accept the question when there is no reason against it."""
-        if reasons:
-            self._refuse_item(item, reasons, said)
+        """Accept the question when there is no reason against it; personal data in its words are flagged, or are such a
+        reason."""
+        personal = () if reasons else pii_flags(item.question, item.answer, *(quote.text for quote in item.quotes))
+        if reasons or (personal and not self.rules.keep_pii):
+            self._refuse_item(item, reasons or personal, said)
         else:
             self.documents.update(item.document_ids)
-            self._accepted.append(to_row(item))
+            self._accepted.append(to_row(replace(item, flags=(*item.flags, *personal)) if personal else item))
+            self._rows[item.id] = len(self._alive)
             self._alive.append(1)
 
     def sieve(self, decide: Callable[[GroundedQuestion], GroundedQuestion | Sequence[str]]) -> None:
@@ -136,11 +147,6 @@ class Gate:
         """Refuse those accepted questions whose id has a reason."""
         if reasons:
             self.sieve(lambda item: [reasons[item.id]] if item.id in reasons else item)
-
-    def flag(self, flags: Mapping[str, Sequence[str]]) -> None:
-        """Add flags to the accepted questions with these ids."""
-        if flags:
-            self.sieve(lambda item: replace(item, flags=tuple(dict.fromkeys((*item.flags, *flags.get(item.id, ()))))))
 
     def by_rule(self) -> dict[str, int]:
         """How often each rule refused."""

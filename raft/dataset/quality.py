@@ -68,6 +68,9 @@ def _asking_stems() -> frozenset[str]:
     return stems(_ASKING)
 
 
+_MODALS = re.compile(r"\b(?:may|might|must|can|could|should|shall|will|would|need)\b", re.IGNORECASE)
+_MAY_STAND_FOR = {"must": ("shall",), "can": ("may",), "may": ("can",), "should": ("must", "shall")}
+_PAST = re.compile(r"\b(?:was|were|had|did|could|might|would)\b", re.IGNORECASE)
 _IN_WORD = re.compile(r"\w")
 _CLAUSE_END = re.compile(r"[,;:()](?=\s|$)|[.!?]\s")
 _EXCEPTION = re.compile(
@@ -121,6 +124,11 @@ def reply_faults(answer: Answer, kept_quotes: int) -> list[str]:
     if answer.quotes and not kept_quotes:
         faults.append("quote_not_in_oracle")
     return faults
+
+
+def opening_faults(question: str, opening: str) -> list[str]:
+    """ "question_asks_otherwise" when the words that it was to ask with ("within how many hours of") are not in it."""
+    return [] if normalize(opening) in normalize(question) else ["question_asks_otherwise"]
 
 
 def answer_faults(
@@ -244,6 +252,16 @@ def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
     bound = _BOUND_BEFORE.search(text, 0, span[0])
     unbound = bound is not None and normalize(bound[1]) not in normalize(said) and not _EXTREME.search(item.question)
     return ["question_leaves_out"] if dropped or exception or unbound else []
+
+
+def force_faults(item: GroundedQuestion) -> list[str]:
+    """ "question_changes_force" when the question says "must" of what its quote says "may", or puts into the present
+    what its quote tells of the past: a rule that was repealed, say."""
+    quoted = " ".join(quote.text for quote in item.quotes).lower()
+    asked, there = (set(_MODALS.findall(text.lower())) for text in (item.question, quoted))
+    weaker = there and any(not {modal, *_MAY_STAND_FOR.get(modal, ())} & there for modal in asked)
+    past = _PAST.search(quoted) and not _PAST.search(item.question)
+    return ["question_changes_force"] if weaker or past else []
 
 
 def _clause(quote: str, span: tuple[int, int], answer: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from raft.dataset.grounding import GroundedQuestion
@@ -64,22 +64,22 @@ def split_by_document(
     seed: int,
     ties: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Split]:
-    """Question id -> split. ``items`` are gone through three times. A question that carries a split keeps it.
+    """Question id -> split. ``items`` are gone through twice. A question that carries a split keeps it.
 
     The others go with their documents: a group of tied documents takes the split that its questions carry (the
     strictest of them), else one drawn by a hash of the seed and the documents, ``dev`` and ``test`` being the
     shares. So neither the order of questions nor the number of workers matters.
     """
-    component = _components(items, ties)
+    root = _roots(items, ties)
+    component: dict[str, str] = {}
+    own: dict[str, Split] = {}
     carried: dict[str, Split] = {}
     for item in items:
-        root = component[item.id]
+        name = component[item.id] = root(item.document_ids[0]) if item.document_ids else f"question/{item.id}"
         if item.split is not None:
-            carried[root] = min(item.split, carried.get(root, item.split), key=_ORDER.index)
-    return {
-        item.id: item.split or carried.get(component[item.id]) or _drawn(component[item.id], dev, test, seed)
-        for item in items
-    }
+            own[item.id] = item.split
+            carried[name] = min(item.split, carried.get(name, item.split), key=_ORDER.index)
+    return {key: own.get(key) or carried.get(name) or _drawn(name, dev, test, seed) for key, name in component.items()}
 
 
 def _drawn(name: str, dev: float, test: float, seed: int) -> Split:
@@ -88,8 +88,8 @@ def _drawn(name: str, dev: float, test: float, seed: int) -> Split:
     return "test" if at < test else "dev" if at < test + dev else "train"
 
 
-def _components(items: Iterable[GroundedQuestion], ties: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Question id -> the name of its component: the first of its tied documents (or itself, without documents)."""
+def _roots(items: Iterable[GroundedQuestion], ties: Iterable[tuple[str, str]]) -> Callable[[str], str]:
+    """A function from a document to the first of those it is tied to, by ``ties`` or by a question on both."""
     parent: dict[str, str] = {}
 
     def root(document: str) -> str:
@@ -102,7 +102,7 @@ def _components(items: Iterable[GroundedQuestion], ties: Iterable[tuple[str, str
     for pair in itertools.chain(of_questions, ties):
         one, other = sorted(map(root, pair))
         parent[other] = one
-    return {item.id: root(item.document_ids[0]) if item.document_ids else f"question/{item.id}" for item in items}
+    return root
 
 
 def leaks(items: Iterable[GroundedQuestion], splits: Mapping[str, Split], held_out: Mapping[str, Split]) -> set[str]:

@@ -1,8 +1,8 @@
-"""What is asked of the questions once they are accepted: does the retriever find the oracle, do the words hold
-personal data, does the teacher answer again, do the quotes entail the answer, what does a judge say.
+"""What is asked of the questions once they are accepted: does the retriever find the oracle, does the teacher answer
+again, do the quotes entail the answer, what does a judge say.
 
-Each check costs more than the one before it, so that it sees only what that one left. The first two flag a question
-(``flags`` of grounding.GroundedQuestion); a setting may make them refuse it.
+Each check costs more than the one before it, so that it sees only what that one left. The first flags a question
+(``flags`` of grounding.GroundedQuestion); a setting may make it refuse it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion
 from raft.dataset.judge import JUDGE_SCHEMA, judge_faults, judge_messages, parse_verdict
 from raft.dataset.near import SearchableIndex
-from raft.dataset.pii import pii_flags
 from raft.dataset.quality import retrieval_flag, round_trip_faults
 from raft.dataset.teacher import Progress, Prompt, Teacher, unusable
 from raft.prompts import build_messages, parse_answer
@@ -33,20 +32,18 @@ class Checks:
 
     retriever_k: int
     keep_unfound: bool
-    keep_pii: bool
     round_trip: str
     seed: int = 0
 
 
 def flag(gate: Gate, near: Mapping[str, Sequence[str]], checks: Checks) -> None:
-    """Flag, or refuse, questions whose oracle the retriever does not find and those that hold personal data."""
+    """Flag, or refuse, questions whose oracle the retriever does not find."""
 
     def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
         unfound = retrieval_flag(item.oracle_ids, near[item.id], checks.retriever_k)
-        personal = pii_flags(item.question, item.answer, *(quote.text for quote in item.quotes))
-        refused = [] if checks.keep_unfound or unfound is None else [unfound]
-        refused += [] if checks.keep_pii else personal
-        return refused or replace(item, flags=(*([unfound] if unfound else []), *personal))
+        if unfound is None:
+            return item
+        return replace(item, flags=(*item.flags, unfound)) if checks.keep_unfound else [unfound]
 
     gate.sieve(decide)
 

@@ -22,16 +22,16 @@ def found_in(text, most=9, **where):
     [
         ("Zelocillin is continued at 1.6 g every 8 hours.", "number", "1.6 g every 8 hours"),
         ("The dose is halved in patients under 35 ml per minute.", "number", "under 35 ml per minute"),
-        ("A breathing rate below 10 per minute needs a call.", "number", "below 10 per minute"),
+        ("Call at once about a breathing rate below 10 per minute.", "number", "below 10 per minute"),
         ("A late lantern costs the borrower 4 crowns a day.", "number", "4 crowns a day"),
         ("The tenant pays interest at a rate of 2.5% on arrears.", "number", "2.5%"),
         ("The deposit for the small hall amounts to $1,200.50 in all.", "number", "$1,200.50"),
         ("Notice must be given within thirty (30) days of the breach.", "number", "thirty (30) days"),
         ("No adult may receive more than 2,000 ml of bolus fluid.", "number", "2,000 ml"),
         ("Keep the opened vials at 15 to 25 °C in the dark.", "number", "15 to 25 °C"),
-        ("Discharge follows when two blood tests in a row are below the line.", "number", "two blood tests"),
+        ("Discharge follows two blood tests in a row below the line.", "number", "two blood tests"),
         ("The letter is answered within 2 working days of its receipt.", "number", "2 working days"),
-        ("Kitchens of more than 120 square metres are inspected.", "number", "more than 120 square metres"),
+        ("Inspected are kitchens of more than 120 square metres.", "number", "more than 120 square metres"),
         ("4.2 The Carrier insures the load at 14 marns a sack.", "number", "14 marns a sack"),
         ("(4) An employee tells the Data Warden of each breach.", "name", "Data Warden"),
         ("Stalls at a corner must be not wider than 3 paces.", "number", "not wider than 3 paces"),
@@ -49,7 +49,7 @@ def found_in(text, most=9, **where):
         ("The old tariff of the tramway was repealed in 1987.", "date", "1987"),
         ("Give the first dose and call Critical Care Outreach at once.", "name", "Critical Care Outreach"),
         ("The dose is found in monograph OV-FM-107 of the formulary.", "name", "OV-FM-107"),
-        ("Ferries may not leave in fog unless the Warden of the Tides agrees.", "name", "Warden of the Tides"),
+        ("Ferries leave in fog only with leave of the Warden of the Tides.", "name", "Warden of the Tides"),
         ("A quiet crossing means a crossing with few passengers.", "phrase", "crossing with few passengers"),
         ("Expired stock must be destroyed by the pharmacist alone because of fumes.", "phrase", "pharmacist alone"),
         ("A tablet must not be mixed with hot milk, tea or coffee.", "phrase", "hot milk"),
@@ -85,6 +85,26 @@ def test_the_fact_of_a_sentence_is_found(sentence, kind, answer):
 )
 def test_headings_rows_questions_and_plain_words_give_nothing(text):
     assert found_in(text) == []
+
+
+def test_headings_and_numbering_before_a_sentence_are_no_part_of_it():
+    text = (
+        "Changes of directors and seat\nA change of a director must be filed with the roll within 15 days.\n\n"
+        "4.3 Up to five unused days may be carried\ninto the next year of service by every employee of the Lodge."
+    )
+    found = [text[slice(*c.sentence)] for c in answer_candidates(chunk_of(text), 9, 0)]
+    assert [said.split()[0] for said in found] == ["A", "Up"]
+
+
+def test_an_amount_that_the_next_sentence_sets_aside_is_not_asked_for():
+    rate = "The rate of the infusion must not exceed 40 mg per minute."
+    assert found_in(f"{rate} It is recorded.") == [("number", "40 mg per minute")]
+    for following in ("In patients over 70 years it is 20 mg per minute.", "The consultant may shorten it."):
+        assert ("number", "40 mg per minute") not in found_in(f"{rate} {following}")
+
+
+def test_sentences_about_the_document_are_passed_over():
+    assert found_in("Owned by Sister Philippa Dray of Hazel Ward. Applies to claims lodged after 1 May 2019.") == []
 
 
 def test_what_the_title_says_is_not_asked_for():

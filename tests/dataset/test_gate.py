@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from raft.dataset.gate import Gate
+from raft.dataset.gate import Gate, Rules
 from raft.dataset.grounding import GroundedQuestion, Passage
 
 
@@ -41,6 +41,17 @@ def test_accepted_questions_come_back_in_order_and_refused_ones_with_their_reaso
     assert gate.documents == {f"d{n}" for n in range(6)}
 
 
+def test_personal_data_are_flagged_or_refused(tmp_path):
+    mail = item(1, question="What does m.orr@sorrel.example.org prescribe?")
+    for keep, kept in ((True, [item(0), replace(mail, flags=("pii_email",))]), (False, [item(0)])):
+        gate = Gate(tmp_path, Rules(keep_pii=keep))
+        gate.judge(item(0), [])
+        gate.judge(mail, [])
+        assert list(gate) == kept
+        assert gate.by_rule() == ({} if keep else {"pii_email": 1})
+        gate.close()
+
+
 def test_a_sieve_keeps_changes_and_refuses(gate, tmp_path):
     def decide(question):
         if question.id == "q0":
@@ -49,8 +60,7 @@ def test_a_sieve_keeps_changes_and_refuses(gate, tmp_path):
 
     gate.sieve(decide)
     gate.refuse_where({"q5": "answer_too_long", "q2": "never counted twice"})
-    gate.flag({"q1": ["pii_email"]})
-    assert list(gate) == [item(1, flags=("pii_email",)), item(3), item(4, reasoning="Because.")]
+    assert list(gate) == [item(1), item(3), item(4, reasoning="Because.")]
     assert gate.item("q4").reasoning == "Because."
     with pytest.raises(KeyError):
         gate.item("q0")

@@ -170,7 +170,8 @@ def test_answers_come_first_for_small_teachers(index, tmp_path):
         asked = request.messages[-1].content
         if request.key.startswith("questions/"):
             drug, child = drug_in(asked), "children" in asked.split("Sentence:")[1].split("Answer:")[0]
-            return f"What is the first dose of {drug} in {'children' if child else 'adults'}?"
+            asks = asked.rpartition("It asks with the words: ")[2].split("\n")[0]
+            return f"{asks} of {drug} are the first dose in {'children' if child else 'adults'}?"
         question = asked.rsplit("\n\nQuestion: ", 1)[1]
         n = DRUGS.index(drug_in(question))
         if drug_in(question) == "Estradek":

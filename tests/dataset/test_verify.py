@@ -81,18 +81,17 @@ def test_a_search_that_fails_in_the_background_is_told(index):
             misses.of([("q", "What?")], silent)
 
 
-def test_unfound_oracles_and_personal_data_are_flagged_or_refused(index, tmp_path):
+def test_unfound_oracles_are_flagged_or_refused(index, tmp_path):
     lost = question(1, id="lost", question="Which amount comes first?")
-    mail = question(2, id="mail", question="What does m.orr@sorrel.example.org prescribe of Corvalexin to adults?")
-    near = {"q0": ("alvoran.md#0",), "lost": ("alvoran.md#0", "bentrazol.md#0"), "mail": ("corvalexin.md#0",)}
-    gate = gate_of(tmp_path, [question(0), lost, mail])
-    flag(gate, near, Checks(1, True, True, "off"))
-    assert [item.flags for item in gate] == [(), ("oracle_not_retrieved",), ("pii_email",)]
-    flag(gate, near, Checks(2, True, True, "off"))
-    assert gate.item("lost").flags == ()
-    flag(gate, near, Checks(1, False, False, "off"))
+    near = {"q0": ("alvoran.md#0",), "lost": ("alvoran.md#0", "bentrazol.md#0")}
+    gate = gate_of(tmp_path, [question(0), lost])
+    flag(gate, near, Checks(2, True, "off"))
+    assert [item.flags for item in gate] == [(), ()]
+    flag(gate, near, Checks(1, True, "off"))
+    assert [item.flags for item in gate] == [(), ("oracle_not_retrieved",)]
+    flag(gate, near, Checks(1, False, "off"))
     assert [item.id for item in gate] == ["q0"]
-    assert reasons(tmp_path, gate) == {"lost": ["oracle_not_retrieved"], "mail": ["pii_email"]}
+    assert reasons(tmp_path, gate) == {"lost": ["oracle_not_retrieved"]}
 
 
 def teacher_who_reads(request):
@@ -119,7 +118,7 @@ def test_the_teacher_must_answer_again_with_its_oracle_and_not_without(index, tm
     near = near_of(index, gate)
     answers = also_answers(gate.item, lambda name: index.chunk(name).text, {})
     model, teacher = asking(tmp_path, teacher_who_reads)
-    round_trip(gate, near, answers, index, teacher, Checks(10, True, True, sides), silent)
+    round_trip(gate, near, answers, index, teacher, Checks(10, True, sides), silent)
     assert len(model.requests) == 8 * {"off": 0, "oracle": 1, "both": 2}[sides]
     for request in model.requests:
         assert request.messages[-1].content.count("Document [") in (3, 4)

@@ -106,6 +106,9 @@ _DENIED = re.compile(
     r"\b(?:no|not|never|nor|cannot|nobody|none)\b|n['’]t\b", re.IGNORECASE
 )  # "no more than", said apart
 _LONGEST_BOUND = 20  # characters
+_POINTS_BACK = re.compile(
+    r"\b(?:afterwards?|thereafter|thereby|therein|(?:after|before|in) that case)\b", re.IGNORECASE
+)
 _COUNTED = re.compile(rf"(?:{_AMOUNT}|\b{_SPELLED}) ?([^\W\d]+|%)")
 _FOR_SOME = re.compile(
     r"\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
@@ -178,10 +181,17 @@ def _usable_sentences(text: str) -> Iterator[tuple[tuple[int, int], str]]:
         begin = _after_heading(text, (marks.end() if marks else start, end), longest)
         numbering = _NUMBERING.match(text, begin, end)
         begin = numbering.end() if numbering else begin
-        said = text[begin:end]
-        whole = "|" not in said and not said.startswith("#") and not said.endswith(("?", ":"))
-        if whole and not _ABOUT_ITSELF.search(said) and _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS:
+        if _stands_alone(text[begin:end]):
             yield (begin, end), text[slice(*following)]
+
+
+def _stands_alone(said: str) -> bool:
+    """Whether a sentence is one: no heading, row of a table or question, no rest of a list or of the chunk before."""
+    if "|" in said or said.startswith("#") or said[:1].islower() or said.endswith(("?", ":")):
+        return False
+    if _ABOUT_ITSELF.search(said) or _POINTS_BACK.search(said):
+        return False
+    return _LEAST_WORDS <= len(said.split()) <= _MOST_WORDS
 
 
 def _is_contested(answer: str, following: str) -> bool:

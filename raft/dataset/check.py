@@ -23,7 +23,7 @@ from raft.corpus.duplicates import near_duplicates
 from raft.corpus.spans import find_span
 from raft.dataset.exporters import read_chunks, read_examples
 from raft.dataset.grounding import content_words, words
-from raft.dataset.quality import NEAR_DUPLICATE
+from raft.dataset.repeats import NEAR_DUPLICATE
 from raft.errors import InputError
 from raft.prompts import neutralize, parse_answer
 from raft.records import Chunk, RaftExample
@@ -238,7 +238,7 @@ def ids_agree(rows: DatasetRows) -> Finding:
 
 
 def questions_apart(rows: DatasetRows) -> Finding:
-    """No dev or test question stands in train, in the same words or nearly (the measure of quality.duplicates)."""
+    """No dev or test question stands in train, in the same words or nearly (the measure of repeats.duplicates)."""
     train = [row["question"] for row in rows.questions if row["split"] == "train"]
     strict = [(row["id"], row["question"]) for row in rows.questions if row["split"] != "train"]
     repeats = repeated_in(train, strict)
@@ -248,7 +248,7 @@ def questions_apart(rows: DatasetRows) -> Finding:
 
 def repeated_in(train: Sequence[str], strict: Sequence[tuple[str, str]]) -> set[str]:
     """The ids of (id, question) pairs that ``train`` asks too: in the same words, or with a Jaccard similarity of
-    content words of ``NEAR_DUPLICATE`` or more. Prefix filtering as in quality.duplicates (Chaudhuri et al. 2006)."""
+    content words of ``NEAR_DUPLICATE`` or more. Prefix filtering as in repeats.duplicates (Chaudhuri et al. 2006)."""
     rarity = Counter(word for question in (*train, *(q for _, q in strict)) for word in content_words(question))
 
     def rarest(has: frozenset[str]) -> list[str]:

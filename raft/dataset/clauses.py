@@ -14,7 +14,7 @@ import re
 
 _SUBORDINATE = re.compile(
     r"\b(?:that|which|who|whom|whose|if|where|when|whenever|unless|until|because|whatever|whether|while|than|except"
-    r"|(?<!at )once|as soon as|provided)\b",
+    r"|(?<!at )once|as soon as|provided|including|such as|like)\b",
     re.IGNORECASE,
 )
 _FINITE = re.compile(

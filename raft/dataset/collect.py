@@ -31,7 +31,7 @@ from raft.dataset.candidates import Candidate, answer_candidates, opening_of
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion, ground
 from raft.dataset.near import NearMisses, SearchableIndex
-from raft.dataset.quality import duplicates, opening_faults, reply_faults
+from raft.dataset.quality import opening_faults, reply_faults
 from raft.dataset.question_replies import parse_question, parse_questions
 from raft.dataset.questions import (
     QUESTIONS_SCHEMA,
@@ -41,6 +41,7 @@ from raft.dataset.questions import (
     load_prompts,
     question_messages,
 )
+from raft.dataset.repeats import duplicates
 from raft.dataset.support import same_answer
 from raft.dataset.teacher import Progress, Prompt, Teacher, unusable
 from raft.llm.chat import ChatReply

@@ -29,7 +29,7 @@ from raft.dataset.answers import answer_type_of
 from raft.dataset.card import write_card
 from raft.dataset.check import verbatim_span
 from raft.dataset.grounding import GroundedQuestion, Passage
-from raft.dataset.quality import duplicates
+from raft.dataset.repeats import duplicates
 from raft.dataset.split import split_by_document
 from raft.dataset.tables import table_rows
 from raft.errors import InputError

@@ -8,20 +8,27 @@ One row of ``rejected.jsonl``::
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from raft.corpus.spans import find_span, normalize
 from raft.dataset.grounding import CLOSED_TYPES, GroundedQuestion, content_words, words
-from raft.dataset.support import all_stems, computed, has_names, has_numbers, quantities, same_answer, stems, support
+from raft.dataset.support import (
+    all_stems,
+    computed,
+    has_names,
+    has_numbers,
+    quantities,
+    same_answer,
+    same_units,
+    stems,
+    support,
+)
 from raft.prompts import is_refusal
 from raft.records import Answer, Chunk
 
-NEAR_DUPLICATE = 0.9  # Jaccard similarity of content words
 _ALSO_ANSWERS = 0.6  # share of the question's content words that a chunk with the answer must hold
 _REMEMBERED = 4096  # questions, and texts of chunks
 
@@ -128,7 +135,8 @@ def reply_faults(answer: Answer, kept_quotes: int) -> list[str]:
 
 def opening_faults(question: str, opening: str) -> list[str]:
     """ "question_asks_otherwise" when the words that it was to ask with ("within how many hours of") are not in it."""
-    return [] if normalize(opening) in normalize(question) else ["question_asks_otherwise"]
+    asked = not opening or f" {same_units(opening)} " in f" {same_units(question)} "
+    return [] if asked else ["question_asks_otherwise"]
 
 
 def answer_faults(
@@ -221,13 +229,15 @@ def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_over
     no word of the document's title and no name, so that who searches the whole store cannot tell what it is about.
     """
     quoted = _quoted(item)
-    asked = stems(item.question) - _asking_stems()
+    asked = stems(same_units(item.question)) - _asking_stems() - _little_stems()
     asked -= _extreme_stems() if _BOUNDED.search(quoted) else frozenset()
     if item.answer_type == "unanswerable" or not asked:
         return []
     oracles = [chunks[name] for name in item.oracle_ids]
     titles = stems(" ".join(chunk.title for chunk in oracles))
-    known = titles | stems(quoted) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
+    known = (
+        titles | stems(same_units(quoted)) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
+    )
     beside = len(asked & known) < min_overlap * len(asked)
     unnamed = named and not asked & titles and not _NAMED.search(item.question)
     return ["question_beside_quote"] * beside + ["question_names_no_subject"] * unnamed
@@ -298,37 +308,6 @@ def round_trip_faults(item: GroundedQuestion, with_oracle: Answer | None, withou
 def _agrees(item: GroundedQuestion, answer: Answer) -> bool:
     known = (item.answer, *item.aliases)
     return not answer.abstained and any(same_answer(each, answer.final, item.answer_type) for each in known)
-
-
-def duplicates(questions: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The ids of (id, question) pairs that repeat an earlier one -> "duplicate_question" (same words) or
-    "near_duplicate_question" (Jaccard similarity of content words at least ``NEAR_DUPLICATE``).
-
-    Prefix filtering (Chaudhuri et al. 2006): two sets that are so similar share one of their few rarest words,
-    so only questions that do are compared.
-    """
-    rarity = Counter(word for _, question in questions for word in content_words(question))
-    seen: set[tuple[str, ...]] = set()
-    by_rare_word: dict[str, list[frozenset[str]]] = defaultdict(list)
-    found: dict[str, str] = {}
-    for key, question in questions:
-        exact, has = tuple(words(question)), content_words(question)
-        rarest = sorted(has, key=lambda word: (rarity[word], word))[
-            : len(has) - math.ceil(NEAR_DUPLICATE * len(has)) + 1
-        ]
-        if exact in seen:
-            found[key] = "duplicate_question"
-        elif any(_jaccard(has, other) >= NEAR_DUPLICATE for word in rarest for other in by_rare_word[word]):
-            found[key] = "near_duplicate_question"
-        else:
-            seen.add(exact)
-            for word in rarest:
-                by_rare_word[word].append(has)
-    return found
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / len(one | other)
 
 
 def _stands_in(said: str, text: str) -> bool:

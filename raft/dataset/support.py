@@ -94,6 +94,11 @@ def quantities(text: str) -> dict[str, frozenset[str]]:
     return found
 
 
+def same_units(text: str) -> str:
+    """The words of a text, its units in one spelling: "how many mg" for "How many milligrams"."""
+    return " ".join(_UNITS.get(word, word) for word in words(text))
+
+
 def computed(text: str) -> list[str]:
     """The sums, differences and products of two numbers of a text: what an answer in two steps may come to."""
     found = [Decimal(value) for value in quantities(text) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", value)]

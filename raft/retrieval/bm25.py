@@ -169,14 +169,15 @@ class Bm25Index:
 
     def scores_of_each(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         """``scores`` of one query after another, all of which are split into words at once."""
-        return map(self._scores, words(queries))
+        split = words(queries)
+        columns = {word: self._column(_encoded(word)) for word in set(chain.from_iterable(split))}
+        return (self._scores([columns[word] for word in query_words]) for query_words in split)
 
-    def _scores(self, query_words: Sequence[str]) -> np.ndarray:
+    def _scores(self, columns: Iterable[int | None]) -> np.ndarray:
         import numpy as np
 
         totals = np.zeros(len(self), dtype=np.float32)
-        for word in query_words:
-            column = self._column(_encoded(word))
+        for column in columns:
             if column is not None:
                 postings = slice(int(self.columns[column]), int(self.columns[column + 1]))
                 totals[self.rows[postings]] += self.weights[postings]  # a chunk stands in a column once

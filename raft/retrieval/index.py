@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MAX_PREFIX_CHARS = 160  # some 40 tokens of English: seldom does a title push a chunk's end out of the window
+_REMEMBERED_CHUNKS = 4096
 _SAME_VECTOR = 0.95  # cosine; the same encoder on another machine or precision stays above, another one far below
 _CANDIDATES = 50  # hits of each retriever that are fused; more change nothing (benchmarks/fusion_study.py)
 RERANKED = 50  # fused hits that a reranker reads
@@ -91,6 +93,7 @@ class Index:
         self._reranker = reranker
         self._encoder: Encoder | None = None
         self._loading = threading.Lock()
+        self._chunk_at = lru_cache(maxsize=_REMEMBERED_CHUNKS)(self._chunks.__getitem__)  # hits come again
         self._sampled: np.ndarray | None = None  # the vectors of _sample where everything may be seen
 
     @property
@@ -122,7 +125,7 @@ class Index:
         allowed = self._allowed(EVERYTHING)
         if row is None or (allowed is not None and not allowed[row]):
             raise InputError(f"the index has no chunk {chunk_id!r}", "Use the index that the ids were taken from")
-        return self._chunks[row]
+        return self._chunk_at(row)
 
     def document(self, document_id: str) -> Document:
         """Raises InputError for an id that is unknown or may not be seen."""
@@ -176,9 +179,7 @@ class Index:
             yield scores if allowed is None else scores * allowed
 
     def _hits(self, ranking: Ranking, part: str) -> list[Hit]:
-        return [
-            Hit(self._chunks[position], score, rank, {part: score}) for rank, (position, score) in enumerate(ranking, 1)
-        ]
+        return [Hit(self._chunk_at(at), score, rank, {part: score}) for rank, (at, score) in enumerate(ranking, 1)]
 
     def _sample(self, allowed: np.ndarray | None) -> np.ndarray:
         """Vectors [chunks, dimension] over which a query's cosines are measured: of chunks that may be seen."""
@@ -199,7 +200,7 @@ class Index:
         scored = {at: (cosine, float(lexical[at])) for at, cosine in zip(found, cosines, strict=True)}
         spread = spread_of(sample @ vector[0])
         return [
-            Hit(self._chunks[at], score, rank, {"dense": scored[at][0], "bm25": scored[at][1]})
+            Hit(self._chunk_at(at), score, rank, {"dense": scored[at][0], "bm25": scored[at][1]})
             for rank, (at, score) in enumerate(fuse(scored, spread, k), 1)
         ]
 

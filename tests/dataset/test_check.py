@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.dataset.check import PROPERTIES, DatasetRows, check_dataset, check_rows, repeated_in
-from raft.dataset.quality import duplicates
+from raft.dataset.repeats import duplicates
 from raft.errors import ArtifactError, InputError
 from raft.prompts import parse_answer, render_refusal, render_target
 from raft.records import Quote

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from raft.dataset.grounding import GroundedQuestion, Passage, content_words, words
+from raft.dataset.grounding import GroundedQuestion, Passage
 from raft.dataset.quality import (
-    NEAR_DUPLICATE,
     also_answers,
     answer_faults,
-    duplicates,
+    force_faults,
     form_faults,
     omission_faults,
+    opening_faults,
     question_faults,
     reply_faults,
     retrieval_flag,
@@ -209,40 +206,6 @@ def test_the_form_of_a_reply():
     assert reply_faults(parse_answer("##begin_quote##right##end_quote##\n<ANSWER>: 12 mg"), 1) == []
 
 
-def slow_duplicates(questions):
-    kept, found = [], {}
-    for key, question in questions:
-        has = content_words(question)
-        if any(words(question) == words(other) for other in kept):
-            found[key] = "duplicate_question"
-        elif any(len(has & content_words(other)) / len(has | content_words(other)) >= NEAR_DUPLICATE for other in kept):
-            found[key] = "near_duplicate_question"
-        else:
-            kept.append(question)
-    return found
-
-
-WORDS = st.lists(
-    st.sampled_from(["dose", "limit", "ward", "adult", "child", "mouth", "night", "first", "what", "is", "the", "of"]),
-    min_size=1,
-    max_size=14,
-)
-
-
-@given(st.lists(WORDS.map(" ".join), max_size=25))
-def test_duplicates_equal_the_slow_obvious_version(texts):
-    questions = [(str(n), text) for n, text in enumerate(texts)]
-    assert duplicates(questions) == slow_duplicates(questions)
-
-
-def test_near_duplicates_in_a_large_set():
-    rng = random.Random(0)
-    vocabulary = [f"word{n}" for n in range(3000)]
-    questions = [(str(n), " ".join(rng.sample(vocabulary, 12))) for n in range(5_000)]
-    copies = [(f"copy{n}", f"What is {questions[n][1].upper()}?") for n in range(100)]
-    assert duplicates(questions + copies) == dict.fromkeys([key for key, _ in copies], "near_duplicate_question")
-
-
 def test_a_chunk_that_answers_too_is_known_by_quote_or_by_answer_and_topic():
     texts = {
         "copy": "Elsewhere: adults  start with 12 mg. So be it.",
@@ -341,3 +304,34 @@ def test_a_question_that_leaves_out_what_its_quote_says_is_refused(question, quo
     asked = replace(item(answer, (quote,)), question=question)
     assert omission_faults(asked, 0.8) == ["question_leaves_out"] * left_out
     assert omission_faults(asked, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "opening", "faults"),
+    [
+        ("In winter, within how many hours of arrival is the scan done?", "Within how many hours of", []),
+        ("How many milligrams of Bronvatol are given?", "How many mg of", []),
+        ("How long is the scan done after arrival?", "Within how many hours of", ["question_asks_otherwise"]),
+        ("Within how many hours offered is it?", "Within how many hours of", ["question_asks_otherwise"]),
+        ("Who calls?", "", []),
+    ],
+)
+def test_a_question_asks_with_the_words_it_was_given(question, opening, faults):
+    assert opening_faults(question, opening) == faults
+
+
+@pytest.mark.parametrize(
+    ("question", "quote", "faults"),
+    [
+        ("Within how many days must it be sold?", "It may be sold within 5 days.", ["question_changes_force"]),
+        ("Within how many days can it be sold?", "It may be sold within 5 days.", []),
+        ("Within how many days should it be answered?", "It must be answered within 5 days.", []),
+        ("Within how many days must it be answered?", "It is answered within 5 days.", []),
+        ("What does each request cost?", "Each request could cost 5 marns.", ["question_changes_force"]),
+        ("How many marns could each request cost?", "Each request could cost 5 marns.", []),
+        ("How many visitors are allowed?", "Two visitors were allowed.", ["question_changes_force"]),
+    ],
+)
+def test_a_question_keeps_may_must_and_the_past(question, quote, faults):
+    item = GroundedQuestion("q", question, "5", "number", (Passage("c", quote),), ("d",), "teacher")
+    assert force_faults(item) == faults

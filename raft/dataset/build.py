@@ -30,6 +30,7 @@ from raft.dataset.background import Background
 from raft.dataset.card import write_card
 from raft.dataset.collect import (
     CANDIDATES,
+    REFUSED_ONCE,
     QuestionPlan,
     chosen_chunks,
     explain,
@@ -55,7 +56,7 @@ from raft.records import Chunk, QaItem, Split, to_row
 from raft.rows import write_rows
 
 JOURNAL = "replies.sqlite"
-_SCRATCH = (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, SPOOL)
+_SCRATCH = (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, REFUSED_ONCE, SPOOL)
 _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
 _OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "workers", "ray_address")
 _OF_MONEY = ("prompt_price", "completion_price", "budget_tokens", "budget_money", "cache")

@@ -111,8 +111,8 @@ _POINTS_BACK = re.compile(
 )
 _COUNTED = re.compile(rf"(?:{_AMOUNT}|\b{_SPELLED}) ?([^\W\d]+|%)")
 _FOR_SOME = re.compile(
-    r"\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
-    r"|without)\b",
+    r"^\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
+    r"|without)\b|\b(?:in|for|of) (?:adults|babies|children|infants|men|patients|women)\b|\b(?:over|under|aged) \d",
     re.IGNORECASE,
 )
 _SETS_ASIDE = re.compile(

@@ -45,6 +45,13 @@ _HEAD = re.compile(  # belongs to the amount behind it
 )
 _ANOTHER = re.compile(rf"\s?(?:and|or|to|-|–)\s?{_AMOUNT}")  # "14 and 40 days"
 _ONE_OF = re.compile(rf"{_AMOUNT}\s(?:to|or)\s$")
+_LISTED = re.compile(r",\s(?:and|or)\s(?:after|at|before|by|every|for|in|on|then|until|within)\b")
+_SET_APART = re.compile(
+    r"\b(?:outside|apart from|besides|except|other than|without|not)\s(?:an?\s|the\s)?$", re.IGNORECASE
+)
+_BESIDE_NAME = re.compile(r",\s$")  # "the fracture nurse, Dilys Harkaway": what is asked for would be the nurse
+_LOOSE_BOUND = re.compile(r"\bof\s$")  # "any dose of more than 50 units"
+_BOUND_WORD = re.compile(r"(?:over|under|above|below|(?:more|less|fewer)\sthan)\b", re.IGNORECASE)
 _OWNS = re.compile(r"['’]")  # "ten weeks' rent"
 _JOINED = re.compile(r",?\s(?:and|or|as well as|together with)\s")
 _GOES_ON = re.compile(  # what may follow a name: not the noun that it belongs to ("Juniper Unit registrar")
@@ -97,6 +104,10 @@ def can_be_asked(text: str, sentence: tuple[int, int], span: tuple[int, int], ki
     """Whether the answer is whole, and stands in a main clause, behind its verb or at its beginning."""
     begins = max((match.end() for match in _CLAUSE_BREAK.finditer(text, sentence[0], span[0])), default=sentence[0])
     before, after = text[begins : span[0]], text[span[1] : sentence[1]]
+    if kind == "name":
+        before = text[max(sentence[0], begins - 2) : span[0]]
+    if _LOOSE_BOUND.search(before) and _BOUND_WORD.match(text, *span):
+        return False
     if _is_part(before, after, kind) or _SUBORDINATE.search(_LAST_WORD.sub("", before)):
         return False
     breaks = [match.start() for pattern in (_CLAUSE_BREAK, _SUBORDINATE) for match in pattern.finditer(after)]
@@ -105,11 +116,13 @@ def can_be_asked(text: str, sentence: tuple[int, int], span: tuple[int, int], ki
 
 def _is_part(before: str, after: str, kind: str) -> bool:
     """Whether the answer is a part of a longer one: of a list, of a name, of what somebody owns."""
-    if _OWNS.match(after):
+    if _OWNS.match(after) or _SET_APART.search(before):
         return True
     if kind == "number":
-        return bool(_ANOTHER.match(after) or _ONE_OF.search(before))
-    return bool(_JOINED.match(after) or (kind == "name" and not _GOES_ON.match(after)))
+        return bool(_ANOTHER.match(after) or _LISTED.match(after) or _ONE_OF.search(before))
+    if kind == "name" and (_BESIDE_NAME.search(before) or not _GOES_ON.match(after)):
+        return True
+    return bool(_JOINED.match(after))
 
 
 def opening(text: str, sentence: tuple[int, int], span: tuple[int, int], kind: str) -> str:
@@ -144,6 +157,8 @@ def _asks_amount(said: str) -> str:
         return "how often"
     if head[-1:] in ("$", "€", "£", "¥") or head in ("usd", "eur", "gbp"):
         return "how much"
+    if unit.startswith("years") and head in ("over", "under", "above", "below"):
+        return f"{head} what age"
     bound = f"{head} " if _ASKED_BOUND.fullmatch(head) else ""
     if percent := re.match(r"(?:%|per ?cent)", unit):
         return f"{bound}what percentage{unit[percent.end() :]}"

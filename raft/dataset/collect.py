@@ -13,7 +13,7 @@ import contextlib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from raft.dataset.answers import (
     with_reasoning,
 )
 from raft.dataset.candidates import Candidate, answer_candidates, opening_of
+from raft.dataset.complaints import complaint
 from raft.dataset.gate import Gate
 from raft.dataset.grounding import GroundedQuestion, ground
 from raft.dataset.near import NearMisses, SearchableIndex
@@ -38,6 +39,7 @@ from raft.dataset.questions import (
     PromptName,
     QuestionPrompt,
     cloze_messages,
+    correction,
     load_prompts,
     question_messages,
 )
@@ -51,6 +53,7 @@ from raft.rows import Spool
 
 LEAST_CHUNK_WORDS = 12  # nothing worth asking stands in less
 CANDIDATES = "candidates.spool"
+REFUSED_ONCE = "refused_once.spool"
 _PAIRED: tuple[QuestionType, ...] = ("multihop", "comparison")
 _PARTNER_HITS = 8  # looked at for a chunk to ask about together with another one
 _REFUSAL_CHUNKS = 4  # an unanswerable question must be refused over so many of the retriever's best
@@ -174,28 +177,58 @@ class _Asking:
         return partners
 
     def clozes(self, chunk_ids: Sequence[str]) -> None:
-        """Ask for the question to each answer that the rules choose."""
+        """Ask for the question to each answer that the rules choose, and once more where the gate's rules refuse it for
+        something that the teacher can mend."""
         total = sum(1 for _ in self._holes(chunk_ids))
+        with contextlib.closing(Spool(self._gate.folder / REFUSED_ONCE)) as refused:
+            self._teacher.ask(
+                "questions", self._holes(chunk_ids), total, self._progress, partial(self._take_cloze, refused)
+            )
+            self._teacher.ask(
+                "questions again", self._corrections(refused), len(refused), self._progress,
+                partial(self._take_cloze, None),
+            )  # fmt: skip
 
-        def take(prompt: Prompt, reply: ChatReply) -> bool:
-            chunk_id, candidate = prompt.about
-            question = parse_question(reply.text) if reply.error is None else None
-            kind: QuestionType = "numeric" if candidate.kind == "number" else "factual"
-            found = [(question, asdict(candidate))] if question else []
-            return self._take_questions(prompt.name, reply, kind, [chunk_id], found)
+    def _take_cloze(self, refused: Spool | None, prompt: Prompt, reply: ChatReply) -> bool:
+        """Keep the question when the rules find nothing wrong with it; else put it into ``refused``, for the teacher to
+        try again, or refuse it for good where it has."""
+        chunk_id, candidate = prompt.about
+        chunk = self._chunk(chunk_id)
+        kind: QuestionType = "numeric" if candidate.kind == "number" else "factual"
+        question = None if unusable(reply) else parse_question(reply.text)
+        if question is None:
+            return self._take_questions(prompt.name, reply, kind, [chunk_id], [])
+        item = candidate_answer(prompt.name, question, chunk, candidate)
+        opening = self._opening(chunk, candidate)
+        faults = [*self._gate.rules.of_pair(item, [chunk]), *opening_faults(question, opening)]
+        said = complaint(item, chunk, faults, opening)
+        if refused is not None and said:
+            row = {"name": prompt.name, "chunk_id": chunk_id, "candidate": asdict(candidate)}
+            refused.append(row | {"question": question, "said": said})
+            return False
+        if faults:
+            self._gate.refuse(prompt.name, question, item.answer, faults, kind=kind, document_ids=item.document_ids)
+            return False
+        return self._take_questions(prompt.name, reply, kind, [chunk_id], [(question, asdict(candidate))])
 
-        self._teacher.ask("questions", self._holes(chunk_ids), total, self._progress, take)
+    def _corrections(self, refused: Spool) -> Iterator[Prompt]:
+        """What is asked once more; ``about`` as in ``_holes``."""
+        for row in refused:
+            chunk, candidate = self._chunk(row["chunk_id"]), _candidate_of(row["candidate"])
+            wish = (Message("assistant", row["question"]), Message("user", correction(row["said"])))
+            messages = (*self._cloze(chunk, candidate), *wish)
+            yield Prompt(f"{row['name']}/again", messages, about=(row["chunk_id"], candidate))
+
+    def _cloze(self, chunk: Chunk, candidate: Candidate) -> tuple[Message, ...]:
+        prompt = self._plan.by_kind["answer_first"]
+        return cloze_messages(prompt, chunk, candidate, self._opening(chunk, candidate), self._plan.language)
 
     def _holes(self, chunk_ids: Sequence[str]) -> Iterator[Prompt]:
         """What is asked about each chosen answer; ``about`` is the chunk's id, and the answer."""
-        prompt = self._plan.by_kind["answer_first"]
         for name in chunk_ids:
             chunk = self._chunk(name)
             for n, candidate in enumerate(answer_candidates(chunk, self._plan.per_chunk, self._plan.seed)):
-                messages = cloze_messages(
-                    prompt, chunk, candidate, self._opening(chunk, candidate), self._plan.language
-                )
-                yield Prompt(f"{name}/{n}", messages, about=(name, candidate))
+                yield Prompt(f"{name}/{n}", self._cloze(chunk, candidate), about=(name, candidate))
 
     def _opening(self, chunk: Chunk, candidate: Candidate) -> str:
         """The words that the question is to ask with; the rules know those of English alone."""
@@ -285,8 +318,7 @@ class _Asking:
             refused = reply.error is None and parse_answer(reply.text).abstained
             return item, unusable(reply) or ([] if refused else ["unanswerable_is_answered"])
         if row["candidate"] is not None:
-            spans = {name: tuple(row["candidate"][name]) for name in ("sentence", "answer")}
-            candidate = Candidate(**row["candidate"] | spans)
+            candidate = _candidate_of(row["candidate"])
             item = candidate_answer(row["id"], row["question"], chunks[0], candidate)
             again = same_answer(item.answer, parse_answer(reply.text).final, item.answer_type)
             faults = unusable(reply) or ([] if again else ["oracle_does_not_answer"])
@@ -298,6 +330,10 @@ class _Asking:
             faults += self._gate.rules.of_answer(item, {chunk.id: chunk.text for chunk in chunks})
             faults += self._gate.rules.of_pair(item, chunks)
         return item, list(dict.fromkeys(faults))
+
+
+def _candidate_of(row: Mapping[str, Any]) -> Candidate:
+    return Candidate(**{**row, **{name: tuple(row[name]) for name in ("sentence", "answer")}})
 
 
 def from_rows(rows: Sequence[QaItem], index: SearchableIndex, gate: Gate) -> None:

@@ -40,7 +40,7 @@ def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
     each = recipe.questions.per_chunk
     written = each * len(chosen)
     clozes = recipe.questions.style == "answer_first"
-    asking = written if clozes else len(chosen)
+    asking = 2 * written if clozes else len(chosen)  # what the rules refuse is asked once more
     explained = sum(row.answer_type != "unanswerable" for row in rows) if "reasoning" in tasks else 0
     sides = {"off": 0, "oracle": 1, "both": 2}[recipe.quality.round_trip] if recipe.teacher is not None else 0
     questions = len(rows) + written

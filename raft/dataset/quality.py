@@ -53,7 +53,7 @@ _ASKING = (
 _EXTREMES = "maximum minimum least most limit highest lowest longest shortest largest"
 _LITTLE = (
     "give given take taken use need get receive find found follow go come call tell keep kept make made put let allow "
-    "own current every each also between up celsius"
+    "own current also between up celsius"
 )
 
 
@@ -224,23 +224,47 @@ def _echo_faults(item: GroundedQuestion) -> list[str]:
 def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_overlap: float, named: bool) -> list[str]:
     """Whether question and quotes speak of the same. ``chunks`` has the oracle chunks by id.
 
-    "question_beside_quote": less than ``min_overlap`` of what the question speaks of stands in the quotes or in title
-    and headings (a dose for children, from a quote about adults). "question_names_no_subject", where ``named``: it has
-    no word of the document's title and no name, so that who searches the whole store cannot tell what it is about.
+    "question_beside_quote": less than ``min_overlap`` of what the question speaks of stands in the quotes or is its
+    document's title (a dose for children, from a quote about adults). "question_names_no_subject", where ``named``: it
+    has no word of the title and no name, so that who searches the whole store cannot tell what it is about.
     """
+    asked, beside = _spoken_of(item, chunks)
+    if item.answer_type == "unanswerable" or not asked:
+        return []
+    titles = stems(" ".join(chunks[name].title for name in item.oracle_ids))
+    unnamed = named and not asked & titles and not _NAMED.search(item.question)
+    faults = ["question_beside_quote"] if len(beside) > (1 - min_overlap) * len(asked) else []
+    return faults + ["question_names_no_subject"] * unnamed
+
+
+def _spoken_of(item: GroundedQuestion, chunks: Mapping[str, Chunk]) -> tuple[frozenset[str], frozenset[str]]:
+    """The stems of what the question speaks of, and those of them that are neither in the quotes nor name a title: by
+    its first word, or by more than half of its words."""
     quoted = _quoted(item)
     asked = stems(same_units(item.question)) - _asking_stems() - _little_stems()
     asked -= _extreme_stems() if _BOUNDED.search(quoted) else frozenset()
-    if item.answer_type == "unanswerable" or not asked:
-        return []
-    oracles = [chunks[name] for name in item.oracle_ids]
-    titles = stems(" ".join(chunk.title for chunk in oracles))
-    known = (
-        titles | stems(same_units(quoted)) | stems(" ".join(heading for chunk in oracles for heading in chunk.headings))
-    )
-    beside = len(asked & known) < min_overlap * len(asked)
-    unnamed = named and not asked & titles and not _NAMED.search(item.question)
-    return ["question_beside_quote"] * beside + ["question_names_no_subject"] * unnamed
+    known = stems(same_units(quoted))
+    for title in {chunks[name].title for name in item.oracle_ids}:
+        whole, first = (
+            stems(title),
+            stems(" ".join([word for word in words(title) if word in content_words(title)][:1])),
+        )
+        if first <= asked or 2 * len(whole & asked) > len(whole):
+            known |= whole
+    return asked, asked - known
+
+
+def strange_words(item: GroundedQuestion, chunks: Mapping[str, Chunk]) -> list[str]:
+    """The words of the question for which it is refused as "question_beside_quote", in their order."""
+    beside = _spoken_of(item, chunks)[1]
+    return [word for word in dict.fromkeys(words(item.question)) if stems(same_units(word)) & beside]
+
+
+def missing_words(item: GroundedQuestion) -> list[str]:
+    """The words of the quotes for which the question is refused as "question_leaves_out", in their order."""
+    said = stems(f"{item.question} {item.answer}") | _little_stems()
+    quoted = " ".join(quote.text for quote in item.quotes)
+    return [word for word in dict.fromkeys(words(quoted)) if word in content_words(quoted) and not stems(word) <= said]
 
 
 def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:

@@ -250,6 +250,11 @@ def cloze_messages(
     return (*messages, Message("user", _ask_for_answer(prompt, chunk, sentence, answer, opening, language)))
 
 
+def correction(complaint: str) -> str:
+    """What a teacher is told when its question is refused for something that it can mend."""
+    return neutralize(f"{complaint} Write the question again, better. {_AS_ONE}")
+
+
 def _ask_for_answer(
     prompt: QuestionPrompt, chunk: Chunk, sentence: str, answer: str, opening: str, language: str | None = None
 ) -> str:

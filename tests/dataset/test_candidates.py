@@ -31,7 +31,7 @@ def found_in(text, most=9, **where):
         ("Keep the opened vials at 15 to 25 °C in the dark.", "number", "15 to 25 °C"),
         ("Discharge follows two blood tests in a row below the line.", "number", "two blood tests"),
         ("The letter is answered within 2 working days of its receipt.", "number", "2 working days"),
-        ("Inspected are kitchens of more than 120 square metres.", "number", "more than 120 square metres"),
+        ("The stage of the hall measures more than 120 square metres.", "number", "more than 120 square metres"),
         ("4.2 The Carrier insures the load at 14 marns a sack.", "number", "14 marns a sack"),
         ("(4) An employee tells the Data Warden of each breach.", "name", "Data Warden"),
         ("Stalls at a corner must be not wider than 3 paces.", "number", "not wider than 3 paces"),

@@ -243,7 +243,7 @@ def subject(question, answer="30 days", quote="An opened pen may be kept for 30 
 
 def test_a_question_about_something_else_than_its_quote_is_refused():
     assert subject("How long may an opened pen of Rapilin be kept?") == []
-    assert subject("What is the maximum storage of an opened Rapilin pen?") == []
+    assert subject("How long may an opened pen of Rapilin be in storage?") == ["question_beside_quote"]  # the heading
     assert subject("What is the maximum storage time for an unopened Rapilin vial?") == ["question_beside_quote"]
     assert subject("What is the minimum time for an opened pen of Rapilin?") == ["question_beside_quote"]
     assert subject("What is the longest time that a Rapilin pen is kept?", quote="Pens are kept up to 30 days.") == []

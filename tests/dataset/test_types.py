@@ -164,31 +164,42 @@ def test_language_schema_and_own_prompts_reach_the_teacher(index, tmp_path):
 
 
 def test_answers_come_first_for_small_teachers(index, tmp_path):
-    """It asks for the amount that it is shown, and gives another one when asked about Estradek."""
+    """It asks for the amount that it is shown, the second time with all that the sentence says, and gives another one
+    when asked about Estradek."""
 
     def small(request):
         asked = request.messages[-1].content
-        if request.key.startswith("questions/"):
+        if request.key.startswith("questions"):
+            again = request.key.startswith("questions again/")
+            asked = request.messages[-3 if again else -1].content
             drug, child = drug_in(asked), "children" in asked.split("Sentence:")[1].split("Answer:")[0]
-            asks = asked.rpartition("It asks with the words: ")[2].split("\n")[0]
-            return f"{asks} of {drug} are the first dose in {'children' if child else 'adults'}?"
+            asks = asked.partition("It asks with the words: ")[2] or "What"
+            if not again:
+                return f"{asks} of {drug} are the dose in {'children' if child else 'adults'}?"
+            whole = f"is {drug} started in children, where the ward pharmacist checks the weight twice"
+            return (
+                f"{asks} {whole if child else f'of {drug} is a first dose by mouth for adults of the Sorrel Hospital'}?"
+            )
         question = asked.rsplit("\n\nQuestion: ", 1)[1]
         n = DRUGS.index(drug_in(question))
         if drug_in(question) == "Estradek":
             return "99 mg"
         return f"{dose(n) if 'adults' in question else dose(n) // 2} mg"
 
-    recipe = recipe_of(questions={"style": "answer_first", "per_chunk": 1})
-    generate_dataset(recipe, index, tmp_path / "dataset", ScriptedModel(small))
+    recipe = recipe_of(questions={"style": "answer_first", "per_chunk": 1}, quality={"min_quote_overlap": 1.0})
+    model = ScriptedModel(small)
+    generate_dataset(recipe, index, tmp_path / "dataset", model)
     questions = rows_of(tmp_path / "dataset", "questions")
     doses = [q for q in questions if q["answer"].endswith(" mg")]
     assert len(doses) >= 16
+    told = [request.messages[-1].content for request in model.requests if request.key.startswith("questions again/")]
+    assert any('It leaves out of the sentence: "started", "ward"' in each for each in told)
     for question in doses:
         assert question["answer"] in question["quotes"][0]["text"]
         assert question["question_type"] == "numeric"
     refused = [row for row in rows_of(tmp_path / "dataset", "rejected") if "Estradek" in row["question"]]
     reasons = {tuple(row["reasons"]) for row in refused}
-    assert ("oracle_does_not_answer",) in reasons <= {("oracle_does_not_answer",), ("duplicate_question",)}
+    assert ("oracle_does_not_answer",) in reasons <= {("oracle_does_not_answer",), ("question_leaves_out",)}
 
 
 def test_settings_that_cannot_be_met_are_refused(index, tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from raft.corpus.spans import find_span
 from raft.dataset.candidates import Candidate
 from raft.dataset.grounding import (
+    MOST_QUOTE_WORDS,
     MOST_QUOTES,
     GroundedQuestion,
     Passage,
@@ -118,7 +119,9 @@ def _yes_or_no(answer: str) -> str:
 def candidate_answer(question_id: str, question: str, chunk: Chunk, candidate: Candidate) -> GroundedQuestion:
     """The question whose answer was chosen first: its quote is the sentence that the answer was taken from."""
     answer = " ".join(chunk.text[slice(*candidate.answer)].split())
-    quote = quote_around(chunk.text, candidate.sentence, answer)
+    sentence = chunk.text[slice(*candidate.sentence)]
+    short = len(sentence.split()) <= MOST_QUOTE_WORDS
+    quote = sentence if short else quote_around(chunk.text, candidate.sentence, answer)
     return GroundedQuestion(
         question_id, question, answer, answer_type_of(answer), (Passage(chunk.id, quote),), (chunk.document_id,),
         "teacher", question_type="numeric" if candidate.kind == "number" else "factual",

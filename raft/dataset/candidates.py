@@ -9,7 +9,6 @@ answer). From one sentence of a formulary::
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ CandidateKind = Literal["number", "date", "name", "phrase"]
 
 _LEAST_WORDS, _MOST_WORDS = 5, 60  # of a sentence
 _MOST_ANSWER_WORDS = 10
+_FOLLOWING = 2  # sentences that may set an answer aside
 _LEAST_LEFT = 3  # words of a sentence that say what its answer is about
 _WORTH: dict[CandidateKind, int] = {"number": 4, "date": 3, "name": 2, "phrase": 1}
 _LIMIT_WORTH, _LONG_NAME_WORTH, _UNCLEAR_COST = 1, 1, 2
@@ -159,7 +159,7 @@ def answer_candidates(chunk: Chunk, most: int, seed: int) -> list[Candidate]:
             (-_worth(chunk, candidate), digest([seed, chunk.id, candidate.answer]), candidate)
             for candidate in _in_sentence(chunk.text, sentence)
             if chunk.text[slice(*candidate.answer)].casefold() not in known
-            and not _is_contested(chunk.text[slice(*candidate.answer)], following)
+            and not any(_is_contested(chunk.text[slice(*candidate.answer)], said) for said in following)
         ]
         best += [min(found, key=lambda each: each[:2])] if found else []
     chosen = sorted(best, key=lambda each: each[:2])[:most]
@@ -171,18 +171,18 @@ def opening_of(chunk: Chunk, candidate: Candidate) -> str:
     return opening(chunk.text, candidate.sentence, candidate.answer, candidate.kind)
 
 
-def _usable_sentences(text: str) -> Iterator[tuple[tuple[int, int], str]]:
+def _usable_sentences(text: str) -> Iterator[tuple[tuple[int, int], list[str]]]:
     """The sentences that can stand alone, without the heading above them or the mark of their list item, each with the
-    words of the one that follows it; none that speaks of the document itself."""
+    words of those that follow it; none that speaks of the document itself."""
     longest = max(map(len, text.splitlines()), default=0)
     spans = sentences(text)
-    for (start, end), following in itertools.zip_longest(spans, spans[1:], fillvalue=(0, 0)):
+    for n, (start, end) in enumerate(spans):
         marks = _LINE_MARKS.match(text, start, end)
         begin = _after_heading(text, (marks.end() if marks else start, end), longest)
         numbering = _NUMBERING.match(text, begin, end)
         begin = numbering.end() if numbering else begin
         if _stands_alone(text[begin:end]):
-            yield (begin, end), text[slice(*following)]
+            yield (begin, end), [text[slice(*span)] for span in spans[n + 1 : n + 1 + _FOLLOWING]]
 
 
 def _stands_alone(said: str) -> bool:
@@ -195,7 +195,7 @@ def _stands_alone(said: str) -> bool:
 
 
 def _is_contested(answer: str, following: str) -> bool:
-    """Whether the next sentence sets the answer aside, or gives another amount of the same for some: "Over 70 years the
+    """Whether a later sentence sets the answer aside, or gives another amount of the same for some: "Over 70 years the
     rate is 20 mg" after "The rate is 40 mg"."""
     if _SETS_ASIDE.search(following):
         return True

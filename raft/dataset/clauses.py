@@ -14,7 +14,7 @@ import re
 
 _SUBORDINATE = re.compile(
     r"\b(?:that|which|who|whom|whose|if|where|when|whenever|unless|until|because|whatever|whether|while|than|except"
-    r"|(?<!at )once|as soon as|provided|including|such as|like)\b",
+    r"|(?<!at )once|as soon as|provided)\b",
     re.IGNORECASE,
 )
 _FINITE = re.compile(
@@ -22,6 +22,7 @@ _FINITE = re.compile(
     r"|receives?|costs?|pays?|lasts?|applies|apply|becomes?|gives?|gets?|goes|go|means)\b"
 )
 _CLAUSE_BREAK = re.compile(r"[,;:]\s")
+_TWO_SENTENCES = re.compile(r";\s|,\s(?:and|but|so|yet)\s")
 _LAST_WORD = re.compile(r"\S+\s*$")
 _PLACE = re.compile(  # what may lead to an answer that begins its clause: "Within", "For the"
     r"\W*(?:(?:after|at|before|between|by|during|for|from|in|on|over|to|under|until|up to|with|within)\s)?"
@@ -47,7 +48,8 @@ _ANOTHER = re.compile(rf"\s?(?:and|or|to|-|–)\s?{_AMOUNT}")  # "14 and 40 days
 _ONE_OF = re.compile(rf"{_AMOUNT}\s(?:to|or)\s$")
 _LISTED = re.compile(r",\s(?:and|or)\s(?:after|at|before|by|every|for|in|on|then|until|within)\b")
 _SET_APART = re.compile(
-    r"\b(?:outside|apart from|besides|except|other than|without|not)\s(?:an?\s|the\s)?$", re.IGNORECASE
+    r"\b(?:outside|apart from|besides|except|including|like|other than|such as|without|not)\s(?:an?\s|the\s)?$",
+    re.IGNORECASE,
 )
 _BESIDE_NAME = re.compile(r",\s$")  # "the fracture nurse, Dilys Harkaway": what is asked for would be the nurse
 _LOOSE_BOUND = re.compile(r"\bof\s$")  # "any dose of more than 50 units"
@@ -102,24 +104,29 @@ def whole_answer(text: str, sentence: tuple[int, int], span: tuple[int, int]) ->
 
 def can_be_asked(text: str, sentence: tuple[int, int], span: tuple[int, int], kind: str) -> bool:
     """Whether the answer is whole, and stands in a main clause, behind its verb or at its beginning."""
-    begins = max((match.end() for match in _CLAUSE_BREAK.finditer(text, sentence[0], span[0])), default=sentence[0])
-    before, after = text[begins : span[0]], text[span[1] : sentence[1]]
-    if kind == "name":
-        before = text[max(sentence[0], begins - 2) : span[0]]
-    if _LOOSE_BOUND.search(before) and _BOUND_WORD.match(text, *span):
+    said = text[sentence[0] : span[0]], text[slice(*span)], text[span[1] : sentence[1]]
+    if _is_part(*said, kind) or _says_two_things(text[slice(*sentence)]):
         return False
-    if _is_part(before, after, kind) or _SUBORDINATE.search(_LAST_WORD.sub("", before)):
+    clause = said[0][max((match.end() for match in _CLAUSE_BREAK.finditer(said[0])), default=0) :]
+    if _SUBORDINATE.search(_LAST_WORD.sub("", clause)):
         return False
-    breaks = [match.start() for pattern in (_CLAUSE_BREAK, _SUBORDINATE) for match in pattern.finditer(after)]
-    return bool(_PLACE.match(before)) or not _FINITE.search(after[: min(breaks, default=len(after))])
+    breaks = [match.start() for pattern in (_CLAUSE_BREAK, _SUBORDINATE) for match in pattern.finditer(said[2])]
+    return bool(_PLACE.match(clause)) or not _FINITE.search(said[2][: min(breaks, default=len(said[2]))])
 
 
-def _is_part(before: str, after: str, kind: str) -> bool:
-    """Whether the answer is a part of a longer one: of a list, of a name, of what somebody owns."""
+def _says_two_things(sentence: str) -> bool:
+    """Whether two sentences are joined to one: a question about either would have to leave out the other."""
+    return sum(_FINITE.search(part) is not None for part in _TWO_SENTENCES.split(sentence)) > 1
+
+
+def _is_part(before: str, answer: str, after: str, kind: str) -> bool:
+    """Whether the answer is a part of a longer one: of a list, of a name, of what somebody owns, or says what something
+    is not."""
     if _OWNS.match(after) or _SET_APART.search(before):
         return True
     if kind == "number":
-        return bool(_ANOTHER.match(after) or _LISTED.match(after) or _ONE_OF.search(before))
+        loose = _BOUND_WORD.match(answer) and _LOOSE_BOUND.search(before)
+        return bool(loose or _ANOTHER.match(after) or _LISTED.match(after) or _ONE_OF.search(before))
     if kind == "name" and (_BESIDE_NAME.search(before) or not _GOES_ON.match(after)):
         return True
     return bool(_JOINED.match(after))

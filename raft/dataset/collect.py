@@ -39,7 +39,6 @@ from raft.dataset.questions import (
     PromptName,
     QuestionPrompt,
     cloze_messages,
-    correction,
     load_prompts,
     question_messages,
 )
@@ -203,8 +202,7 @@ class _Asking:
         faults = [*self._gate.rules.of_pair(item, [chunk]), *opening_faults(question, opening)]
         said = complaint(item, chunk, faults, opening)
         if refused is not None and said:
-            row = {"name": prompt.name, "chunk_id": chunk_id, "candidate": asdict(candidate)}
-            refused.append(row | {"question": question, "said": said})
+            refused.append({"name": prompt.name, "chunk_id": chunk_id, "candidate": asdict(candidate), "said": said})
             return False
         if faults:
             self._gate.refuse(prompt.name, question, item.answer, faults, kind=kind, document_ids=item.document_ids)
@@ -215,13 +213,12 @@ class _Asking:
         """What is asked once more; ``about`` as in ``_holes``."""
         for row in refused:
             chunk, candidate = self._chunk(row["chunk_id"]), _candidate_of(row["candidate"])
-            wish = (Message("assistant", row["question"]), Message("user", correction(row["said"])))
-            messages = (*self._cloze(chunk, candidate), *wish)
+            messages = self._cloze(chunk, candidate, row["said"])
             yield Prompt(f"{row['name']}/again", messages, about=(row["chunk_id"], candidate))
 
-    def _cloze(self, chunk: Chunk, candidate: Candidate) -> tuple[Message, ...]:
-        prompt = self._plan.by_kind["answer_first"]
-        return cloze_messages(prompt, chunk, candidate, self._opening(chunk, candidate), self._plan.language)
+    def _cloze(self, chunk: Chunk, candidate: Candidate, complaint: str = "") -> tuple[Message, ...]:
+        prompt, opening = self._plan.by_kind["answer_first"], self._opening(chunk, candidate)
+        return cloze_messages(prompt, chunk, candidate, opening, self._plan.language, complaint)
 
     def _holes(self, chunk_ids: Sequence[str]) -> Iterator[Prompt]:
         """What is asked about each chosen answer; ``about`` is the chunk's id, and the answer."""

@@ -48,7 +48,7 @@ _SPEAKS_OF_TEXT = re.compile(
 _NAMED = re.compile(r"(?<=\w )[A-Z]\w*[a-z]|[A-Z]{2,}")  # a capital that does not begin the question
 _ASKING = (
     "what which who whom whose when where why how name number amount figure kind type time date duration length "
-    "many much long often soon old far high low according happen"
+    "many much long often soon old far high low age percentage according happen"
 )
 _EXTREMES = "maximum minimum least most limit highest lowest longest shortest largest"
 _LITTLE = (

@@ -234,12 +234,17 @@ def _reply(questions: Sequence[str], structured: bool) -> str:
 
 
 def cloze_messages(
-    prompt: QuestionPrompt, chunk: Chunk, candidate: Candidate, opening: str = "", language: str | None = None
+    prompt: QuestionPrompt,
+    chunk: Chunk,
+    candidate: Candidate,
+    opening: str = "",
+    language: str | None = None,
+    complaint: str = "",
 ) -> tuple[Message, ...]:
     """The prompt that asks for the one question that ``candidate`` answers; ``prompt`` is that of "answer_first".
 
     Shown are the title, the headings, the sentence, the answer and the words to ask with, nothing else: less to be
-    misled by.
+    misled by. ``complaint`` says what an earlier question lacked (complaints.py).
     """
     messages = [Message("system", f"{prompt.system} {_DATA} {_AS_ONE}")]
     for shot in prompt.shots:
@@ -247,12 +252,8 @@ def cloze_messages(
         messages.append(Message("user", shown))
         messages.append(Message("assistant", shot.questions[0]))
     sentence, answer = chunk.text[slice(*candidate.sentence)], chunk.text[slice(*candidate.answer)]
-    return (*messages, Message("user", _ask_for_answer(prompt, chunk, sentence, answer, opening, language)))
-
-
-def correction(complaint: str) -> str:
-    """What a teacher is told when its question is refused for something that it can mend."""
-    return neutralize(f"{complaint} Write the question again, better. {_AS_ONE}")
+    asked = f"{_ask_for_answer(prompt, chunk, sentence, answer, opening, language)}\n{neutralize(complaint)}".strip()
+    return (*messages, Message("user", asked))
 
 
 def _ask_for_answer(

@@ -65,6 +65,12 @@ def test_what_stands_in_a_main_clause_can_be_asked_for(marked, kind):
         ("The patient is escorted by a [nurse] and a doctor.", "phrase"),
         ("Call the [Juniper Unit] registrar if it is high.", "name"),
         ("It is not given except on the advice of the [Pain Team].", "name"),
+        ("Patients are seen by the fracture nurse, [Dilys Harkaway].", "name"),
+        ("Only weak ampoules are stocked outside the [Juniper Unit].", "name"),
+        ("He comes every day, including [Sundays].", "name"),
+        ("The site is used in need only, and the line is removed within [48 hours].", "number"),
+        ("The nurse is called for any dose of [more than 50 units] given by mistake.", "number"),
+        ("It is recorded at the start, at [15 minutes], and at the end.", "number"),
     ],
 )
 def test_what_a_small_teacher_would_ask_wrongly_is_not_asked_for(marked, kind):
@@ -86,6 +92,7 @@ def test_what_a_small_teacher_would_ask_wrongly_is_not_asked_for(marked, kind):
         ("The member of staff takes [1 mg] of it.", "number", "How many mg of"),
         ("The rate must not exceed [40 mg per minute].", "number", "How many mg per minute"),
         ("A copy costs [8 marns for each page].", "number", "How many marns"),
+        ("The dose is halved in patients [over 75 years].", "number", "Over what age"),
         ("It may be taken [up to 8 hours late].", "number", "Up to how many hours late"),
         ("The rules apply to claims lodged on or after [1 May 2019].", "date", "On or after which date"),
         ("The old tariff was repealed in [1987].", "date", "In which year"),

@@ -22,16 +22,16 @@ def of(question, faults, answer="6 days"):
         (
             "For how many days are Kortisem tablets continued in adults?",
             ["question_leaves_out"],
-            'It leaves out of the sentence: "without", "tapering", "dose".',
+            'Keep these words of the sentence: "without", "tapering", "dose".',
         ),
         (
             "For how many days do children take Kortisem in acute asthma?",
             ["question_beside_quote"],
-            'The sentence does not speak of "children".',
+            'Do not use: "children".',
         ),
-        ("Who?", ["question_names_no_subject"], "It does not say that it is about: Acute Asthma."),
-        ("How long?", ["question_asks_otherwise"], "It does not ask with the words: For how many days."),
-        ("Are 6 days right?", ["answer_in_question"], "It gives the answer away: 6 days."),
+        ("Who?", ["question_names_no_subject"], "Name the subject: Acute Asthma."),
+        ("How long?", ["question_asks_otherwise"], "Begin with: For how many days."),
+        ("Are 6 days right?", ["answer_in_question"], 'Do not use: "6 days".'),
         ("Who?", ["question_asks_otherwise", "quote_not_in_oracle"], ""),
     ],
 )

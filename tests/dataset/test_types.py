@@ -171,9 +171,8 @@ def test_answers_come_first_for_small_teachers(index, tmp_path):
         asked = request.messages[-1].content
         if request.key.startswith("questions"):
             again = request.key.startswith("questions again/")
-            asked = request.messages[-3 if again else -1].content
             drug, child = drug_in(asked), "children" in asked.split("Sentence:")[1].split("Answer:")[0]
-            asks = asked.partition("It asks with the words: ")[2] or "What"
+            asks = asked.partition("It asks with the words: ")[2].partition("\n")[0] or "What"
             if not again:
                 return f"{asks} of {drug} are the dose in {'children' if child else 'adults'}?"
             whole = f"is {drug} started in children, where the ward pharmacist checks the weight twice"
@@ -193,7 +192,7 @@ def test_answers_come_first_for_small_teachers(index, tmp_path):
     doses = [q for q in questions if q["answer"].endswith(" mg")]
     assert len(doses) >= 16
     told = [request.messages[-1].content for request in model.requests if request.key.startswith("questions again/")]
-    assert any('It leaves out of the sentence: "started", "ward"' in each for each in told)
+    assert any('Keep these words of the sentence: "started", "ward"' in each for each in told)
     for question in doses:
         assert question["answer"] in question["quotes"][0]["text"]
         assert question["question_type"] == "numeric"

@@ -26,7 +26,8 @@ raft runs by its command line over an index made before; every system reads the 
 asked for 4 distractors, P = 0.8 (the pack: 1, it has no setting) and one context a question. One call in 500 is
 answered with nothing usable, one in 1,000 with a 429 (--faults). raft refuses questions;
 the others keep all, which is why questions asked and examples kept are both given. ``share_of_calls`` is the time that
-the calls alone need (calls * latency / concurrency) over the wall time: 1.0 is a system that costs nothing itself.
+the calls alone need (calls * latency / concurrency) over the wall time: 1.0 is a system that costs nothing itself. What
+client, endpoint and two cores make of that is measured too: "bare" makes as many calls and does nothing else.
 Seconds are from start to exit of the process, imports and all. Rounds rotate the order. Writes
 benchmarks/results/generate_vs_peers.json; with --memory generate_memory.json::
 
@@ -80,6 +81,26 @@ pack = RAFTDatasetPack(sys.argv[1], llm=llm, embed_model=MockEmbedding(8), num_q
                        num_distract_docs=5)
 pack.get_chunks = lambda *_: chunks
 pack.run().to_json(sys.argv[3])
+"""
+_RUN_BARE = """
+import asyncio, itertools, json, sys
+import aiohttp
+url, per_chunk, concurrency = sys.argv[2] + "/chat/completions", int(sys.argv[3]), int(sys.argv[4])
+chunks = [json.loads(line)["text"] for line in open(sys.argv[1], encoding="utf-8")]
+bodies = (json.dumps({"model": "gpt-4", "messages": [{"role": "user", "content": f"{n} {text}"}]}).encode()
+          for text in chunks for n in range(1 + per_chunk))
+async def ask(session):
+    for body in bodies:
+        status = None
+        while status != 200:
+            async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as answer:
+                status, text = answer.status, await answer.read()
+            if status == 429:
+                await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
+async def main():
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(ask(session) for _ in range(concurrency)))
+asyncio.run(main())
 """
 
 
@@ -176,6 +197,12 @@ def pack_job(task: Task, python: str) -> Job:
     out = task.fresh("pack") / "out.jsonl"
     command = [python, "-c", _RUN_PACK, str(task.chunks), task.base_url, str(out), str(task.per_chunk)]
     return Job(command, lambda: count_lines(out))
+
+
+def bare_job(task: Task) -> Job:
+    """As many calls with as much text and nothing else done: what this machine and this endpoint allow."""
+    numbers = [str(task.per_chunk), str(task.concurrency)]
+    return Job([sys.executable, "-c", _RUN_BARE, str(task.chunks), task.base_url, *numbers], lambda: 0)
 
 
 def _openai_settings(task: Task) -> dict[str, str]:
@@ -326,7 +353,7 @@ def compare(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, Any]]] = {}
     with running(given.latency_ms, given.faults) as stub:
         task = Task(work, index.resolve(), chunks, stub.base_url, given.per_chunk, given.concurrency)
-        makers: dict[str, Callable[[], Job]] = {"raft": lambda: raft_job(task)}
+        makers: dict[str, Callable[[], Job]] = {"raft": lambda: raft_job(task), "bare": lambda: bare_job(task)}
         if given.gorilla:
             makers["gorilla"] = lambda: gorilla_job(task, *given.gorilla)
         if given.toolkit:

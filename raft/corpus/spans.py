@@ -45,6 +45,8 @@ def find_span(text: str, passage: str) -> tuple[int, int] | None:
     wanted = normalize(passage)
     if not wanted:
         return None
+    if (found := _as_written(text, passage.strip(), wanted)) is not None:
+        return found
     folded, offsets = _normalize_with_offsets(text)
     at = folded.find(wanted)
     while at != -1:
@@ -53,6 +55,18 @@ def find_span(text: str, passage: str) -> tuple[int, int] | None:
             return offsets[at], offsets[end - 1] + 1
         at = folded.find(wanted, at + 1)
     return None
+
+
+def _as_written(text: str, passage: str, wanted: str) -> tuple[int, int] | None:
+    """The span of a passage that stands in the text as it is, between plain characters, and no earlier in any other
+    form: found without going through the text character by character."""
+    at = text.find(passage)
+    end = at + len(passage)
+    edges = (text[at - 1 : at], passage[0], passage[-1], text[end : end + 1])
+    if at == -1 or not all(edge.isascii() for edge in edges) or edges[0].isalnum() or edges[3].isalnum():
+        return None
+    up_to = normalize(text[:end])
+    return (at, end) if up_to.find(wanted) == len(up_to) - len(wanted) else None
 
 
 def _splits_word(text: str, at: int) -> bool:

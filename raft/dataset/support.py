@@ -27,6 +27,7 @@ SAME_WORDS = 0.6  # F1 of content words from which two answers are the same
 
 _COUNTED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _SPELLED = {word: str(number) for number, word in enumerate(_COUNTED, 1)}
+_NUMBER_WORD = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(_COUNTED)})(?![^\W\d_])")
 _AMOUNT = re.compile(
     r"(?<![^\W\d_]-)(?<![\w.])(\d+(?:[.,]\d+)*)"  # the 19 of Covid-19 counts nothing
     r"(?:st|nd|rd|th)?(?:\b[ -]?|(?=[^\W\d_]))([^\W\d_]+|%)?"
@@ -87,7 +88,7 @@ def quantities(text: str) -> dict[str, frozenset[str]]:
     ``1,000`` is 1000, ``2.50`` is 2.5, ``two`` is 2; numbers of sections (2.1.3) are kept as they are written.
     """
     found: dict[str, frozenset[str]] = {}
-    folded = re.sub(r"[^\W\d_]+", lambda word: _SPELLED.get(word.group(), word.group()), normalize(text))
+    folded = _NUMBER_WORD.sub(lambda word: _SPELLED[word.group()], normalize(text))
     for number, unit in _AMOUNT.findall(folded.replace("per cent", "percent")):
         value = _value(number)
         found[value] = found.get(value, frozenset()) | {_UNITS.get(unit, "")}
@@ -126,7 +127,7 @@ def all_stems(text: str) -> frozenset[str]:
 
 def _stemmed(found: Iterable[str]) -> frozenset[str]:
     """Stems, numbers by value; ``12mg`` is two words, as ``12 mg`` is."""
-    parts = [part for word in found for part in _GLUED.sub(r"\1 \2", word).split()]
+    parts = [part for word in found for part in (_GLUED.sub(r"\1 \2", word).split() if word[0].isdigit() else (word,))]
     plain = [_value(part) if part[0].isdigit() else _SPELLED.get(part, part) for part in parts]
     return frozenset(_stemmer().stemWords(plain))
 

@@ -29,13 +29,14 @@ _MODERATED = re.compile(r"moderation|flagged|content_filter", re.IGNORECASE)
 @dataclass(frozen=True, slots=True)
 class Failure:
     """``said`` is one line without secrets; ``param`` the parameter that the endpoint names; ``wait_seconds`` what
-    it asked to wait, if it did."""
+    it asked to wait, if it did; ``alone_seconds`` how long this call waits while the others go on (pacing.py)."""
 
     kind: Kind
     said: str
     status: int | None = None
     param: str | None = None
     wait_seconds: float | None = None
+    alone_seconds: float = 0.0
 
 
 class StatusError(Exception):

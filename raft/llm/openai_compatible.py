@@ -3,7 +3,7 @@
 The caller's thread pulls requests and yields replies; one background thread runs the event loop that keeps up
 to ``concurrency`` calls in flight. Requests are pulled when there is room for them, and a few ahead, so that a
 hundred thousand of them never stand in memory together. What may succeed later (5xx, timeouts, broken connections) is
-tried again, each call by itself; a 429 makes all of them wait and then go slower (pacing.py).
+tried again, each call by itself; 429s make all of them wait and then go slower (pacing.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -184,6 +184,8 @@ class OpenAICompatibleModel:
                 return ChatReply(request.key, "", error=f"refused: {outcome.said}")
             if tries > self._max_retries:
                 return ChatReply(request.key, "", error=outcome.said)
+            if outcome.alone_seconds:
+                await line.pace.wait_alone(outcome.alone_seconds)
             await _wait_before_retry(outcome, tries)
 
     async def _try(self, line: _Line, request: ChatRequest, again: bool) -> tuple[dict[str, Any], ChatReply | Failure]:
@@ -200,7 +202,7 @@ class OpenAICompatibleModel:
         except (StatusError, aiohttp.ClientError, ValueError) as error:
             failure = failure_of(error, self._endpoint.secrets)
             if failure.kind == "limited":
-                line.pace.refused(started_at, failure.wait_seconds)
+                failure = replace(failure, alone_seconds=line.pace.refused(started_at, failure.wait_seconds))
             return call, failure
         except TimeoutError:
             return call, Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")

@@ -1,8 +1,11 @@
 """How many calls an endpoint gets at once: what is allowed, fewer after it said 429, slowly more as it answers.
 
 512 in flight, one answered 429 with Retry-After: 2
-    for 2 s            nobody asks; other calls that come back 429 meanwhile belong to the same refusal
-    then               256 in flight; 460 when two rounds of answers had come since the last refusal
+    after two rounds of answers without a refusal: anybody's bad luck
+                       it waits for 2 s, the others go on, 460 in flight
+    another one within these 2 s, or sooner after a refusal: a limit
+                       for 2 s nobody asks; other calls that come back 429 meanwhile belong to the same refusal;
+                       then 256 in flight
     every answer       adds GROWTH to that, so that a round of answers is followed by 5 % more calls
 """
 
@@ -12,7 +15,7 @@ import asyncio
 from collections import deque
 
 GROWTH = 0.05  # calls more in flight for every answer
-CUT, LONE_CUT = 0.5, 0.9  # what a refusal leaves of the calls in flight; a lone one may be anybody's bad luck
+CUT, LONE_CUT = 0.5, 0.9  # what a refusal leaves of the calls in flight
 FIRST_PAUSE_SECONDS = 2.0  # after a refusal that names no time; doubled when the next call is refused as well
 LONGEST_PAUSE_SECONDS = 60.0  # limits are most often counted by the minute
 
@@ -29,6 +32,7 @@ class Pace:
         self._running = 0
         self._resume_at = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._alone: set[asyncio.Future[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
 
     async def enter(self, again: bool = False) -> float:
@@ -55,19 +59,32 @@ class Pace:
         self._answers += 1
         self._limit = min(float(self._most), self._limit + GROWTH)
 
-    def refused(self, started_at: float, wait_seconds: float | None) -> None:
-        """The call that started then was told to come back later, in ``wait_seconds`` if the endpoint named a time."""
+    def refused(self, started_at: float, wait_seconds: float | None) -> float:
+        """The call that started then was told to come back later, in ``wait_seconds`` if the endpoint named a time.
+        Returns how long it is to wait before it asks for room again; 0 where all wait."""
+        lone = self._answers >= 2 * self._limit
         if started_at >= self._resume_at:
             self.refusals += 1
-            lone = self._answers >= 2 * self._limit
             self._limit = max(1.0, self._limit * (LONE_CUT if lone else CUT))
             self._answers = 0
         if wait_seconds is None:
             wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.refusals - 1))
+        if lone:
+            return wait_seconds
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait_seconds)
+        return 0.0
+
+    async def wait_alone(self, seconds: float) -> None:
+        """What ``refused`` says that a call is to wait, unless it is given up meanwhile."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._alone.add(over)
+        await asyncio.wait([over], timeout=seconds)
+        self._alone.discard(over)
 
     def give_up(self) -> None:
         """Let everybody in at once, to find that nothing is asked any more."""
+        for over in self._alone:
+            over.set_result(None)
         self._resume_at = 0.0
         self._limit = float(self._running + len(self._waiting))
         self._admit()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft.corpus import spans
 from raft.corpus.spans import _SAME, find_span, normalize
 
 TEXTS = st.text(
@@ -43,3 +45,12 @@ def test_a_span_is_the_passage_as_written_there(before, passage, after):
 def test_part_of_a_word_is_no_passage():
     assert find_span("112 mg", "12 mg") is None
     assert find_span("a dose of “12 mg”", 'of "12') == (7, 13)
+
+
+@given(TEXTS, TEXTS, TEXTS)
+def test_what_stands_there_as_it_is_is_found_where_the_slow_way_finds_it(before, passage, after):
+    text = f"{before}{passage}{after}{passage}"
+    found = find_span(text, passage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "_as_written", lambda *_: None)
+        assert found == find_span(text, passage)

@@ -76,25 +76,42 @@ def test_calls_refused_together_are_one_refusal_and_halve_the_pace_once():
     assert run(work()) == (1, True)
 
 
-def test_a_lone_refusal_slows_less_than_one_soon_after_another():
-    async def limit_after(answers):
+def test_a_lone_refusal_waits_alone_and_slows_less_than_one_soon_after_another():
+    async def after(answers, refused=1):
         pace = Pace(20)
         for _ in range(answers):
-            started = await pace.enter()
+            await pace.enter()
             pace.answered()
             pace.leave()
-        started = await pace.enter()
-        pace.refused(started, 1.0)
-        pace.leave()
+        starts = [await pace.enter() for _ in range(refused)]
+        alone = [pace.refused(started, 1.0) for started in starts]
+        for _ in starts:
+            pace.leave()
         waiting = [asyncio.ensure_future(pace.enter()) for _ in range(20)]
+        await asyncio.sleep(0.5)
+        at_once = sum(each.done() for each in waiting)
         await asyncio.sleep(5)
         let_in = sum(each.done() for each in waiting)
         for each in waiting:
             each.cancel()
-        return let_in
+        return alone, at_once, let_in
 
-    assert run(limit_after(40)) == 18
-    assert run(limit_after(39)) == 10
+    assert run(after(40)) == ([1.0], 18, 18)
+    assert run(after(39)) == ([0.0], 0, 10)
+    assert run(after(40, refused=2)) == ([1.0, 0.0], 0, 9)  # the second says that it is a limit
+
+
+def test_whoever_waits_alone_is_called_when_all_is_given_up():
+    async def work():
+        pace = Pace(2)
+        waiting = asyncio.ensure_future(pace.wait_alone(600.0))
+        await asyncio.sleep(1)
+        pace.give_up()
+        await waiting
+        await pace.wait_alone(2.0)
+        return asyncio.get_running_loop().time()
+
+    assert run(work()) == 3.0
 
 
 def test_pauses_without_a_named_time_double_until_an_answer_comes():

@@ -27,7 +27,8 @@ asked for 4 distractors, P = 0.8 (the pack: 1, it has no setting) and one contex
 answered with nothing usable, one in 1,000 with a 429 (--faults). raft refuses questions;
 the others keep all, which is why questions asked and examples kept are both given. ``share_of_calls`` is the time that
 the calls alone need (calls * latency / concurrency) over the wall time: 1.0 is a system that costs nothing itself. What
-client, endpoint and two cores make of that is measured too: "bare" makes as many calls and does nothing else.
+client, endpoint and two cores make of that is measured too: "bare" makes 1 + questions calls a chunk with its text,
+one after the other on each connection, and does nothing else.
 Seconds are from start to exit of the process, imports and all. Rounds rotate the order. Writes
 benchmarks/results/generate_vs_peers.json; with --memory generate_memory.json::
 
@@ -98,7 +99,7 @@ async def ask(session):
             if status == 429:
                 await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
 async def main():
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as session:
         await asyncio.gather(*(ask(session) for _ in range(concurrency)))
 asyncio.run(main())
 """
@@ -200,7 +201,7 @@ def pack_job(task: Task, python: str) -> Job:
 
 
 def bare_job(task: Task) -> Job:
-    """As many calls with as much text and nothing else done: what this machine and this endpoint allow."""
+    """The calls for every chunk and its questions, and nothing else: what this machine and this endpoint allow."""
     numbers = [str(task.per_chunk), str(task.concurrency)]
     return Job([sys.executable, "-c", _RUN_BARE, str(task.chunks), task.base_url, *numbers], lambda: 0)
 

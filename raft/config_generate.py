@@ -114,12 +114,12 @@ class QualityRecipe(Recipe):
         "quotes and its names in the oracle; 0 switches all three off",
     )
     min_question_overlap: Fraction = Field(
-        0.0, description="share of what the question speaks of that must stand in quotes, title and headings"
+        0.0, description="share of what the question speaks of that must stand in the quotes or be its document's title"
     )
     min_quote_overlap: Fraction = Field(
         0.0,
         description="share of the words around the answer, in its quote, that question and answer must hold; above 0, "
-        "an exception there (not, only, unless) must stand in them too",
+        "an exception there (not, only, unless) must stand in them too, and may, must or was stay what they are",
     )
     named_subject: bool = Field(
         False, description="refuse questions without a name or a word of their document's title"

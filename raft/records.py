@@ -155,6 +155,8 @@ def to_row(record: Any) -> dict[str, Any]:
 def _to_value(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_to_value(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _to_value(each) for key, each in value.items()}
     return to_row(value) if hasattr(value, "__dataclass_fields__") else value
 
 

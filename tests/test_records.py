@@ -1,12 +1,14 @@
-"""How a chunk is cited."""
+"""How a chunk is cited, and what rows hold."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.records import Chunk, citation
+from raft.records import Chunk, Quote, citation, to_row
 
 
 def chunk(title: str = "Guideline 12", headings: tuple[str, ...] = (), page: int | None = None) -> Chunk:
@@ -49,3 +51,14 @@ def test_citations_are_one_short_line_without_empty_parts(title: str, headings: 
 def test_long_titles_leave_room_for_the_heading() -> None:
     cited = citation(chunk("word " * 60, ("3.2 Dose in adults and children",), 4))
     assert cited.endswith("word ..., section 3.2 Dose in adults and children, page 4")
+
+
+def test_a_row_holds_plain_values_all_the_way_down():
+    @dataclass(frozen=True)
+    class Holder:
+        quotes: tuple[Quote, ...]
+        by_name: dict[str, Quote]
+
+    quote = Quote("Twelve.", 1)
+    plain = {"text": "Twelve.", "document": 1}
+    assert to_row(Holder((quote,), {"one": quote})) == {"quotes": [plain], "by_name": {"one": plain}}

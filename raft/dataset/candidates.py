@@ -64,7 +64,7 @@ _DATE = re.compile(
     rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? {_MONTH}(?:,? \d{{4}})?|{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?"
     rf"|{_MONTH} \d{{4}}|\d{{4}}-\d\d-\d\d|\d{{1,2}}/\d{{1,2}}/\d{{4}}|(?<=\b[Ii]n )(?:1[5-9]|20)\d\d)\b(?![/-]\d)"
 )
-_CAPITAL = r"[A-Z][\w'’-]*[a-z0-9][\w'’-]*"
+_CAPITAL = r"[A-Z](?=[\w'’-]*[a-z0-9])[\w'’-]*+"
 _NAME = re.compile(
     rf"\b[A-Z]{{2,}}(?:-[A-Z0-9]+)+\b|\b{_CAPITAL}(?: (?:(?:of|for|de|van) (?:the )?)?{_CAPITAL}){{0,5}}(?!\w|\s+[A-Z])"
 )
@@ -111,8 +111,8 @@ _POINTS_BACK = re.compile(
 )
 _COUNTED = re.compile(rf"(?:{_AMOUNT}|\b{_SPELLED}) ?([^\W\d]+|%)")
 _FOR_SOME = re.compile(
-    r"^\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
-    r"|without)\b|\b(?:in|for|of) (?:adults|babies|children|infants|men|patients|women)\b|\b(?:over|under|aged) \d",
+    r"\W*(?:after|at|before|between|but|during|for|from|if|in|on|other|otherwise|over|patients|under|when|where|with"
+    r"|without)\b",
     re.IGNORECASE,
 )
 _SETS_ASIDE = re.compile(
@@ -200,10 +200,9 @@ def _is_contested(answer: str, following: str) -> bool:
     if _SETS_ASIDE.search(following):
         return True
     unit = _COUNTED.search(answer)
-    others = (
-        {found[1].removesuffix("s") for found in _COUNTED.finditer(following)} if _FOR_SOME.match(following) else ()
-    )
-    return unit is not None and unit[1].removesuffix("s") in others
+    if unit is None or not _FOR_SOME.match(following):
+        return False
+    return unit[1].removesuffix("s") in {found[1].removesuffix("s") for found in _COUNTED.finditer(following)}
 
 
 def _after_heading(text: str, sentence: tuple[int, int], longest: int) -> int:

@@ -5,7 +5,8 @@
                                                                 the pump is lost
     A certified copy costs 8 marns for each page.            -> the answer is "8 marns for each page"
 
-The rules are those of English; sentences in other languages have no opening.
+The rules are those of English: in a text without one of its commonest words, everything can be asked for, and no
+question has an opening.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ _FINITE = re.compile(
 )
 _CLAUSE_BREAK = re.compile(r"[,;:]\s")
 _TWO_SENTENCES = re.compile(r";\s|,\s(?:and|but|so|yet)\s")
-_LAST_WORD = re.compile(r"\S+\s*$")
 _PLACE = re.compile(  # what may lead to an answer that begins its clause: "Within", "For the"
     r"\W*(?:(?:after|at|before|between|by|during|for|from|in|on|over|to|under|until|up to|with|within)\s)?"
     r"(?:at (?:least|most)\s)?(?:(?:the|an?|each|every)\s)?$",
@@ -81,13 +81,14 @@ _ASKED_BOUND = re.compile(
     r"|the next|next)\s*$",
     re.IGNORECASE,
 )
-_ENGLISH = re.compile(  # words that few other languages have
-    r"\b(?:the|of|is|are|and|with|must|may|for|by|be|not|to|from|after|before|over|until|if|you|your|each|every|within"
-    r"|give|take|needs?|receives?|lasts?|they|at)\b",
-    re.IGNORECASE,
+_ENGLISH = re.compile(  # one of the words that few other languages have, or two of those that some have
+    r"\b(?:the|and|with|must|should|within|each|every|your|they|which|before|until|needs)\b"
+    r"|\b(is|of|are|may|for|by|be|not|to|from|after|over|if|you|give|take|at)\b(?=.*\b(?!\1\b)"
+    r"(?:is|of|are|may|for|by|be|not|to|from|after|over|if|you|give|take|at)\b)",
+    re.IGNORECASE | re.DOTALL,
 )
 _LONGEST_ABBREVIATION = 2  # characters: "mg", "ml"
-_OF_ONE = re.compile(r"(?:a|one|1)\b", re.IGNORECASE)
+_OF_ONE = re.compile(r"(?:a|one|1)(?:\s\(\d+\))?", re.IGNORECASE)
 _SORTS = ("business", "calendar", "clear", "consecutive", "cubic", "full", "further", "square", "whole", "working")
 _PLURALS = {"foot": "feet", "person": "people", "child": "children", "man": "men", "woman": "women"}
 
@@ -104,11 +105,13 @@ def whole_answer(text: str, sentence: tuple[int, int], span: tuple[int, int]) ->
 
 def can_be_asked(text: str, sentence: tuple[int, int], span: tuple[int, int], kind: str) -> bool:
     """Whether the answer is whole, and stands in a main clause, behind its verb or at its beginning."""
+    if not _ENGLISH.search(text):
+        return True
     said = text[sentence[0] : span[0]], text[slice(*span)], text[span[1] : sentence[1]]
     if _is_part(*said, kind) or _says_two_things(text[slice(*sentence)]):
         return False
     clause = said[0][max((match.end() for match in _CLAUSE_BREAK.finditer(said[0])), default=0) :]
-    if _SUBORDINATE.search(_LAST_WORD.sub("", clause)):
+    if _SUBORDINATE.search(" ".join(clause.split()[:-1])):
         return False
     breaks = [match.start() for pattern in (_CLAUSE_BREAK, _SUBORDINATE) for match in pattern.finditer(said[2])]
     return bool(_PLACE.match(clause)) or not _FINITE.search(said[2][: min(breaks, default=len(said[2]))])
@@ -135,7 +138,7 @@ def _is_part(before: str, answer: str, after: str, kind: str) -> bool:
 def opening(text: str, sentence: tuple[int, int], span: tuple[int, int], kind: str) -> str:
     """The words with which a question for this answer asks: "Within how many hours of", "From which date", "With what".
     "" where the rules know none."""
-    if not _ENGLISH.search(text, *sentence):
+    if not _ENGLISH.search(text):
         return ""
     leads = _LEADS.search(text, max(sentence[0], span[0] - 16), span[0])
     lead = " ".join(leads[1].split()).lower() if leads else ""
@@ -167,11 +170,11 @@ def _asks_amount(said: str) -> str:
     if unit.startswith("years") and head in ("over", "under", "above", "below"):
         return f"{head} what age"
     bound = f"{head} " if _ASKED_BOUND.fullmatch(head) else ""
-    if percent := re.match(r"(?:%|per ?cent)", unit):
+    if percent := re.match(r"(?:%|per ?cent\b)", unit):
         return f"{bound}what percentage{unit[percent.end() :]}"
     if not unit or unit.startswith(("per ", "-")):
         return ""
-    return f"{bound}how many {_plural(unit) if _OF_ONE.match(found['amount']) else unit}"
+    return f"{bound}how many {_plural(unit) if _OF_ONE.fullmatch(found['amount']) else unit}"
 
 
 def _plural(unit: str) -> str:
@@ -181,5 +184,7 @@ def _plural(unit: str) -> str:
     at = next((n for n, word in enumerate(words) if word not in _SORTS), 0)
     noun = words[at]
     if len(noun) > _LONGEST_ABBREVIATION and noun.isalpha() and not noun.endswith("s"):
-        words[at] = _PLURALS.get(noun, f"{noun}s")
+        ending = "es" if noun.endswith(("ch", "sh", "x")) else "s"
+        regular = f"{noun[:-1]}ies" if re.search(r"[^aeiou]y$", noun) else f"{noun}{ending}"
+        words[at] = _PLURALS.get(noun, regular)
     return " ".join(words)

@@ -185,7 +185,7 @@ class _Asking:
             )
             self._teacher.ask(
                 "questions again", self._corrections(refused), len(refused), self._progress,
-                partial(self._take_cloze, None),
+                partial(self._take_cloze, None), optional=True,
             )  # fmt: skip
 
     def _take_cloze(self, refused: Spool | None, prompt: Prompt, reply: ChatReply) -> bool:
@@ -229,7 +229,7 @@ class _Asking:
 
     def _opening(self, chunk: Chunk, candidate: Candidate) -> str:
         """The words that the question is to ask with; the rules know those of English alone."""
-        return opening_of(chunk, candidate) if self._plan.language in (None, "English") else ""
+        return opening_of(chunk, candidate) if (self._plan.language or "English").casefold() == "english" else ""
 
     def _take_questions(
         self,
@@ -319,7 +319,6 @@ class _Asking:
             item = candidate_answer(row["id"], row["question"], chunks[0], candidate)
             again = same_answer(item.answer, parse_answer(reply.text).final, item.answer_type)
             faults = unusable(reply) or ([] if again else ["oracle_does_not_answer"])
-            faults += opening_faults(row["question"], self._opening(chunks[0], candidate))
         else:
             item, said = read_teacher_answer(row["id"], row["question"], reply.text, chunks, row["kind"])
             faults = unusable(reply) or reply_faults(said, len(item.quotes))

@@ -18,6 +18,8 @@ def complaint(item: GroundedQuestion, chunk: Chunk, faults: Sequence[str], openi
 
     Said as a part of the request: told what was wrong with its words, a small model asks about these.
     """
+    if not chunk.title.strip() and "question_names_no_subject" in faults:
+        return ""
     told = {
         "question_leaves_out": lambda: _keep(missing_words(item)),
         "question_beside_quote": lambda: f"Do not use: {_listed(strange_words(item, {chunk.id: chunk}))}.",

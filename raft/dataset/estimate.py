@@ -12,7 +12,7 @@ from raft.dataset.teacher import CHARACTERS_PER_TOKEN, Budget
 from raft.dataset.verify import ROUND_TRIP_DISTRACTORS
 from raft.records import Chunk, QaItem
 
-_OVERHEAD_TOKENS = 350  # system text and worked example of a prompt
+_OVERHEAD_TOKENS, _CLOZE_TOKENS = 350, 800  # system text and worked examples of a prompt; of one with the answer given
 _QUESTION_TOKENS, _ANSWER_TOKENS, _REASONING_TOKENS, _VERDICT_TOKENS = 30, 80, 40, 40  # typical replies
 
 
@@ -47,14 +47,15 @@ def estimate(recipe: GenerateRecipe, chunks: Sequence[Chunk]) -> Estimate:
     again = sides * questions
     judged = questions if recipe.quality.judge is not None else 0
     shown = sum(sizes.values())
+    overhead = _CLOZE_TOKENS if clozes else _OVERHEAD_TOKENS
     prompt_tokens = (
-        shown * ((each if clozes else 1) + each) + _OVERHEAD_TOKENS * (asking + written)
+        shown * ((each if clozes else 1) + each) + overhead * asking + _OVERHEAD_TOKENS * written
         + explained * (typical + 100) + again * (typical * (1 + ROUND_TRIP_DISTRACTORS) + 150)
         + judged * (typical + 250)
     )  # fmt: skip
     completion_tokens = (
-        (_QUESTION_TOKENS + _ANSWER_TOKENS) * written + _REASONING_TOKENS * explained + _ANSWER_TOKENS * again
-        + _VERDICT_TOKENS * judged
+        _QUESTION_TOKENS * (asking if clozes else written) + _ANSWER_TOKENS * (written + again)
+        + _REASONING_TOKENS * explained + _VERDICT_TOKENS * judged
     )  # fmt: skip
     return Estimate(
         chunks=len(chosen) or len(chunks),

@@ -121,7 +121,7 @@ class Gate:
         reason."""
         personal = () if reasons else pii_flags(item.question, item.answer, *(quote.text for quote in item.quotes))
         if reasons or (personal and not self.rules.keep_pii):
-            self._refuse_item(item, reasons or personal, said)
+            self._refuse_item(item, reasons or personal, said if reasons else "")
         else:
             self.documents.update(item.document_ids)
             self._accepted.append(to_row(replace(item, flags=(*item.flags, *personal)) if personal else item))

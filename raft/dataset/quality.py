@@ -48,7 +48,7 @@ _SPEAKS_OF_TEXT = re.compile(
 _NAMED = re.compile(r"(?<=\w )[A-Z]\w*[a-z]|[A-Z]{2,}")  # a capital that does not begin the question
 _ASKING = (
     "what which who whom whose when where why how name number amount figure kind type time date duration length "
-    "many much long often soon old far high low age percentage according happen"
+    "many much long often soon old far high low age year people percentage according happen"
 )
 _EXTREMES = "maximum minimum least most limit highest lowest longest shortest largest"
 _LITTLE = (
@@ -75,7 +75,7 @@ def _asking_stems() -> frozenset[str]:
     return stems(_ASKING)
 
 
-_MODALS = re.compile(r"\b(?:may|might|must|can|could|should|shall|will|would|need)\b", re.IGNORECASE)
+_MODALS = re.compile(r"\b(?:may|might|must|can|could|should|shall|will|would|needs?)\b")  # not the month
 _MAY_STAND_FOR = {"must": ("shall",), "can": ("may",), "may": ("can",), "should": ("must", "shall")}
 _PAST = re.compile(r"\b(?:was|were|had|did|could|might|would)\b", re.IGNORECASE)
 _IN_WORD = re.compile(r"\w")
@@ -233,7 +233,7 @@ def subject_faults(item: GroundedQuestion, chunks: Mapping[str, Chunk], min_over
         return []
     titles = stems(" ".join(chunks[name].title for name in item.oracle_ids))
     unnamed = named and not asked & titles and not _NAMED.search(item.question)
-    faults = ["question_beside_quote"] if len(beside) > (1 - min_overlap) * len(asked) else []
+    faults = ["question_beside_quote"] if len(asked) - len(beside) < min_overlap * len(asked) else []
     return faults + ["question_names_no_subject"] * unnamed
 
 
@@ -291,9 +291,12 @@ def omission_faults(item: GroundedQuestion, min_overlap: float) -> list[str]:
 def force_faults(item: GroundedQuestion) -> list[str]:
     """ "question_changes_force" when the question says "must" of what its quote says "may", or puts into the present
     what its quote tells of the past: a rule that was repealed, say."""
-    quoted = " ".join(quote.text for quote in item.quotes).lower()
-    asked, there = (set(_MODALS.findall(text.lower())) for text in (item.question, quoted))
-    weaker = there and any(not {modal, *_MAY_STAND_FOR.get(modal, ())} & there for modal in asked)
+    if item.answer_type in CLOSED_TYPES:
+        return []
+    quoted = " ".join(quote.text for quote in item.quotes)
+    asked = set(_MODALS.findall(item.question[:1].lower() + item.question[1:]))
+    there = {modal.removesuffix("s") for modal in _MODALS.findall(quoted)}
+    weaker = there and any(not {modal.removesuffix("s"), *_MAY_STAND_FOR.get(modal, ())} & there for modal in asked)
     past = _PAST.search(quoted) and not _PAST.search(item.question)
     return ["question_changes_force"] if weaker or past else []
 

@@ -159,10 +159,11 @@ def _chunks_of(shot: _Shot) -> tuple[Chunk, ...]:
 
 
 def _placeholder_mistakes(name: PromptName, file: _PromptFile) -> list[str]:
-    wanted = ("title", "sentence", "answer", "opening") if name == "answer_first" else ("documents", "count")
+    wanted = ("title", "sentence", "answer") if name == "answer_first" else ("documents", "count")
     known = (*wanted, "language")
     used = _PLACEHOLDER.findall(file.ask)
     mistakes = [f"ask lacks the placeholder {{{each}}}" for each in known if each not in used]
+    known = (*known, "opening") if name == "answer_first" else known  # goes to the end where it has no place
     mistakes += [
         f"ask holds the unknown placeholder {{{each}}} (known: {', '.join(known)})"
         for each in dict.fromkeys(used)
@@ -263,4 +264,5 @@ def _ask_for_answer(
         "title": _heading(chunk), "sentence": sentence, "answer": answer, "language": language or _ANY_LANGUAGE,
         "opening": opening and f"{_ASK_WITH}: {opening}",
     }  # fmt: skip
-    return _fill(prompt.ask, {name: " ".join(value.split()) for name, value in values.items()})
+    ask = prompt.ask if "{opening}" in prompt.ask else f"{prompt.ask}\n{{opening}}"
+    return _fill(ask, {name: " ".join(value.split()) for name, value in values.items()})

@@ -130,13 +130,21 @@ class Teacher:
         return self.budget.cost(self.spending.prompt_tokens, self.spending.completion_tokens)
 
     def ask(
-        self, stage: str, prompts: Iterable[Prompt], total: int, progress: Progress, take: Take = _answered
+        self,
+        stage: str,
+        prompts: Iterable[Prompt],
+        total: int,
+        progress: Progress,
+        take: Take = _answered,
+        *,
+        optional: bool = False,
     ) -> None:
         """Ask what has no reply yet. ``take`` gets every prompt with its reply, in the order of the prompts and as
         soon as those before it have theirs, while other calls are in flight.
 
-        Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end;
-        CheckFailed when the budget is spent, the calls in flight (and the few that were made ready) finished and kept.
+        Raises EndpointError as soon as more than half of at least 20 calls have failed, or of all at the end (but not
+        of the few of an ``optional`` stage); CheckFailed when the budget is spent, the calls in flight (and the few
+        that were made ready) finished and kept.
         """
         asking = _Stage(stage, total, progress, take)
         # every ChatModel answers with a generator; closing it cancels what is in flight
@@ -144,7 +152,7 @@ class Teacher:
             for reply in replies:
                 self._receive(reply, asking)
         self._hand_over(asking)
-        if asking.failed:
+        if asking.failed and not (optional and asking.asked < _FIRST_REPLIES):
             self._check(asking.failed, asking.done, next(reversed(self._failures.values())).error)
         if (spent := self._spent()) is not None and asking.done < total:
             raise CheckFailed(

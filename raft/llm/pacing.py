@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 GROWTH = 0.05  # calls more in flight for every answer
@@ -22,7 +23,7 @@ LONGEST_PAUSE_SECONDS = 60.0  # limits are most often counted by the minute
 
 class Pace:
     """Lets calls in, up to ``most`` at once, from one event loop. ``refusals`` is how many refusals in a row, each
-    after its pause, came without any answer between them."""
+    after its pause, came without any answer between them; lone ones do not count."""
 
     def __init__(self, most: int) -> None:
         self.refusals = 0
@@ -64,11 +65,11 @@ class Pace:
         Returns how long it is to wait before it asks for room again; 0 where all wait."""
         lone = self._answers >= 2 * self._limit
         if started_at >= self._resume_at:
-            self.refusals += 1
+            self.refusals += not lone
             self._limit = max(1.0, self._limit * (LONE_CUT if lone else CUT))
             self._answers = 0
         if wait_seconds is None:
-            wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (self.refusals - 1))
+            wait_seconds = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** max(0, self.refusals - 1))
         if lone:
             return wait_seconds
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + wait_seconds)
@@ -78,15 +79,18 @@ class Pace:
         """What ``refused`` says that a call is to wait, unless it is given up meanwhile."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alone.add(over)
-        await asyncio.wait([over], timeout=seconds)
-        self._alone.discard(over)
+        try:
+            await asyncio.wait([over], timeout=seconds)
+        finally:
+            self._alone.discard(over)
 
     def give_up(self) -> None:
         """Let everybody in at once, to find that nothing is asked any more."""
         for over in self._alone:
-            over.set_result(None)
+            if not over.done():
+                over.set_result(None)
         self._resume_at = 0.0
-        self._limit = float(self._running + len(self._waiting))
+        self._limit = math.inf
         self._admit()
 
     def _admit(self) -> None:
@@ -95,7 +99,7 @@ class Pace:
             if self._alarm is None:
                 self._alarm = loop.call_at(self._resume_at, self._after_pause)
             return
-        while self._waiting and self._running < int(self._limit):
+        while self._waiting and self._running + 1 <= self._limit:
             turn = self._waiting.popleft()
             if not turn.done():  # a cancelled call waits no more
                 self._running += 1

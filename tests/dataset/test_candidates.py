@@ -101,7 +101,7 @@ def test_an_amount_that_the_next_sentence_sets_aside_is_not_asked_for():
     assert found_in(f"{rate} It is recorded.") == [("number", "40 mg per minute")]
     for following in (
         "In patients over 70 years it is 20 mg per minute.",
-        "It is recorded. It is halved to 20 mg per minute in patients with heart disease.",
+        "It is recorded. In patients with heart disease it is 20 mg per minute.",
         "The consultant may shorten it.",
     ):
         assert ("number", "40 mg per minute") not in found_in(f"{rate} {following}")

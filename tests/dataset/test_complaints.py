@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raft.dataset.complaints import complaint
@@ -37,6 +39,11 @@ def of(question, faults, answer="6 days"):
 )
 def test_a_teacher_is_told_what_it_can_mend(question, faults, said):
     assert of(question, faults) == said
+
+
+def test_a_document_without_a_title_cannot_be_named():
+    item = GroundedQuestion("q", "Who?", "6 days", "number", (Passage("c", QUOTE),), ("d",), "teacher")
+    assert complaint(item, replace(CHUNK, title=" "), ["question_names_no_subject"], "") == ""
 
 
 def test_all_that_can_be_mended_is_told_at_once():

@@ -330,6 +330,8 @@ def test_a_question_asks_with_the_words_it_was_given(question, opening, faults):
         ("What does each request cost?", "Each request could cost 5 marns.", ["question_changes_force"]),
         ("How many marns could each request cost?", "Each request could cost 5 marns.", []),
         ("How many visitors are allowed?", "Two visitors were allowed.", ["question_changes_force"]),
+        ("How many pounds must be paid?", "In May 5 pounds are paid.", []),
+        ("How many scans does it need?", "It needs 5 scans.", []),
     ],
 )
 def test_a_question_keeps_may_must_and_the_past(question, quote, faults):

@@ -114,6 +114,19 @@ def test_whoever_waits_alone_is_called_when_all_is_given_up():
     assert run(work()) == 3.0
 
 
+def test_giving_up_lets_in_whoever_comes_later():
+    async def work():
+        pace = Pace(2)
+        started = await pace.enter()
+        pace.refused(started, 600.0)
+        pace.leave()
+        pace.give_up()
+        await asyncio.wait_for(pace.enter(), 1)
+        return asyncio.get_running_loop().time()
+
+    assert run(work()) == 0.0
+
+
 def test_pauses_without_a_named_time_double_until_an_answer_comes():
     async def work():
         pace, pauses = Pace(4), []

@@ -104,7 +104,8 @@ def whole_answer(text: str, sentence: tuple[int, int], span: tuple[int, int]) ->
 
 
 def can_be_asked(text: str, sentence: tuple[int, int], span: tuple[int, int], kind: str) -> bool:
-    """Whether the answer is whole, and stands in a main clause, behind its verb or at its beginning."""
+    """Whether the answer is whole, and stands in a main clause, behind its verb or at its beginning; always, in a text
+    that is not English."""
     if not _ENGLISH.search(text):
         return True
     said = text[sentence[0] : span[0]], text[slice(*span)], text[span[1] : sentence[1]]

@@ -43,7 +43,7 @@ _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # said b
 _CANNOT_WRITE = {*_DISK_IS_FULL, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
 _PACKAGES = (
     "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
-    "langchain-text-splitters", "numpy",
+    "langchain-text-splitters", "numpy", "trl", "optuna",
 )  # fmt: skip
 
 
@@ -369,7 +369,8 @@ def parse_manifest(folder: Path) -> Manifest:
 
 _VERBS = {
     "index": "index", "dataset": "generate", "adapter": "train", "encoder": "train", "reranker": "train",
-    "report": "evaluate", "retrieval": "evaluate retrieval",
+    "report": "evaluate", "retrieval": "evaluate retrieval", "tuning": "tune", "export": "export",
+    "reward_model": "train",
 }  # fmt: skip
 
 

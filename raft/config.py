@@ -4,9 +4,8 @@ functions take plain named values. raft/recipe.py reads them.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -112,134 +111,6 @@ class ChatModelRecipe(Recipe):
     )
     workers: int = Field(0, ge=0, le=1024, description="processes that answer, through Ray; 0: this one alone")
     ray_address: str | None = Field(None, description="address of a Ray cluster; unset: Ray is started here")
-
-
-class LoraRecipe(Recipe):
-    r: int = Field(16, ge=1, le=1024, description="rank")
-    alpha: int = Field(32, ge=1, description="scale: the adapter is multiplied by alpha / r")
-    dropout: Fraction = Field(0.0, description="share of the adapter's inputs dropped in training")
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="layers that get an adapter (PEFT's names)")
-
-
-class OptimRecipe(Recipe):
-    lr: float = Field(2e-4, gt=0, le=1.0, description="highest learning rate")
-    epochs: float = Field(3.0, gt=0, description="times through the training questions")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever epochs says")
-    groups_per_step: int = Field(2, ge=1, description="context groups whose gradients make one optimizer step")
-    warmup_fraction: Fraction = Field(0.05, description="share of the steps in which lr rises from 0")
-    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="how lr falls after warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's pull of weights towards 0")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-
-
-class WatchRecipe(Recipe):
-    every_steps: int = Field(20, ge=1, description="optimizer steps between dev loss and checkpoint")
-    patience: int = Field(3, ge=1, description="stop after this many dev losses in a row without a better one")
-    dev_groups: int = Field(32, ge=1, description="dev context groups used at each evaluation")
-
-
-class RetrievalTuningRecipe(Recipe):
-    """What ``objective = "encoder"`` and ``"reranker"`` add to the training settings."""
-
-    negatives: int = Field(
-        4, ge=1, le=64, description="chunks that do not answer, beside each oracle: its question's distractors first"
-    )
-    batch_size: int = Field(16, ge=1, description="questions whose gradients make one optimizer step")
-    max_tokens: int | None = Field(
-        None, ge=8, description="longest text read in training, in tokens (unset: as the base)"
-    )
-    temperature: float = Field(
-        0.05, gt=0, le=1.0, description="encoder: cosines are divided by it before the softmax; lower is sharper"
-    )
-    texts_at_once: int | None = Field(
-        None, ge=1, description="encoder: texts whose activations are held at once (unset: a whole batch's)"
-    )
-    tuned_share: float = Field(
-        1.0, gt=0, le=1.0, description="encoder: the weights kept are this share of the tuned ones, the rest the base's"
-    )
-    query_prompt: str | None = Field(
-        None, description="encoder: text before every query, kept in its files; unset: as the base's files say"
-    )
-    document_prompt: str | None = Field(None, description="encoder: text before every chunk; unset: as for queries")
-
-
-_RETRIEVAL_LR = {"encoder": 2e-5, "reranker": 5e-5}
-_NO_PACKING = {
-    "max_tokens": "retrieval.max_tokens is its limit",
-    "share_prefixes": "nothing is packed",
-    "gradient_checkpointing": "retrieval.batch_size and retrieval.texts_at_once decide over memory",
-    "lora": "all weights move",
-    "optim.groups_per_step": "retrieval.batch_size counts the questions of a step",
-    "watch.dev_groups": "every dev question is used",
-}
-_WITHOUT_EFFECT: dict[str, dict[str, str]] = {
-    "sft": {"retrieval": "only the objectives encoder and reranker read it"},
-    "encoder": _NO_PACKING,
-    "reranker": _NO_PACKING
-    | dict.fromkeys(
-        (f"retrieval.{name}" for name in ("temperature", "texts_at_once", "tuned_share", "query_prompt",
-                                          "document_prompt")),
-        "it belongs to encoder",
-    ),
-}  # fmt: skip
-
-
-class TrainRecipe(Recipe):
-    """raft train: RAFT dataset -> tuned model (an adapter, full weights, an encoder or a reranker)."""
-
-    dataset: Path | None = Field(None, description="dataset made by raft generate")
-    out: Path | None = Field(None, description="folder of the new artefact")
-    objective: Literal["sft", "encoder", "reranker"] = Field(
-        "sft", description="sft: write the answer; encoder, reranker: find the oracle among other chunks"
-    )
-    model: str = Field(
-        DEFAULT_STUDENT,
-        description="base model: hub id, local folder, GGUF file or package:NAME "
-        f"(unset, encoder and reranker start from {DEFAULT_ENCODER})",
-    )
-    method: Literal["lora", "qlora", "full"] = Field(
-        "lora", description="which weights move (encoder and reranker: full, also when unset)"
-    )
-    seed: int = Field(0, description="every draw follows from it")
-    max_tokens: int = Field(
-        2048,
-        ge=64,
-        description="longest packed sequence; longer groups are divided, longer examples dropped and counted",
-    )
-    share_prefixes: bool = Field(True, description="pack a group's questions behind one copy of their documents")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU that has it, float32 elsewhere"
-    )
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
-    lora: LoraRecipe = LoraRecipe()
-    optim: OptimRecipe = OptimRecipe()
-    watch: WatchRecipe = WatchRecipe()
-    retrieval: RetrievalTuningRecipe = RetrievalTuningRecipe()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_of_the_objective(cls, data: Any) -> Any:
-        """The base, the method and the learning rate where nothing is said: all weights of a small encoder move, and
-        2e-4, right for an adapter, would wipe out what it knows."""
-        objective = data.get("objective") if isinstance(data, dict) else None
-        if objective not in _RETRIEVAL_LR:
-            return data
-        optim = data.get("optim", {})
-        if isinstance(optim, dict):
-            optim = {"lr": _RETRIEVAL_LR[objective], **optim}
-        return {"model": DEFAULT_ENCODER, "method": "full", **data, "optim": optim}
-
-    @model_validator(mode="after")
-    def _no_setting_without_effect(self) -> TrainRecipe:
-        """Refuses what the objective would silently ignore."""
-        if self.objective != "sft" and self.method != "full":
-            raise ValueError(f"objective {self.objective} moves all weights: method must be full, not {self.method}")
-        defaults = TrainRecipe.model_construct()
-        reasons = _WITHOUT_EFFECT[self.objective].items()
-        idle = [f"{key} ({why})" for key, why in reasons if attrgetter(key)(self) != attrgetter(key)(defaults)]
-        if idle:
-            raise ValueError(f"objective {self.objective} has no use for {', '.join(idle)}")
-        return self
 
 
 class Searching(Recipe):

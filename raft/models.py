@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, read_manifest, writing
+from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, parse_manifest, read_manifest, writing
 from raft.errors import ModelError
 from raft.prompts import Message
 
@@ -135,9 +135,11 @@ def _write_plain_model(file: Path, folder: Path) -> None:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Hash that tells whether two model folders hold the same weights and config."""
-    if (folder / MANIFEST).exists():
-        return read_manifest(folder, "model").fingerprint
+    """Hash that tells whether two model folders hold the same weights and config. Of a run that was merged it is the
+    run's: the files differ a little from machine to machine."""
+    if (folder / MANIFEST).exists():  # an artefact: converted, merged or exported
+        manifest = parse_manifest(folder)
+        return digest(["run", manifest.inputs["run"]]) if "run" in manifest.inputs else manifest.fingerprint
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     return digest({file.name: hash_file(file) for file in files})
 

@@ -42,7 +42,10 @@ def load_recipe(kind: type[R], path: Path | None = None, settings: Sequence[str]
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(_all_mistakes(kind, error, str(path or "the settings"))) from None
+        mistakes = mistakes_of(kind, error)
+        plural = "s" if len(mistakes) > 1 else ""
+        where = path or "the settings"
+        raise RecipeError(f"{where}: {len(mistakes)} mistake{plural}: {'; '.join(mistakes)}") from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -76,9 +79,9 @@ def _put(data: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     data[keys[-1]] = value
 
 
-def _all_mistakes(kind: type[Recipe], error: ValidationError, where: str) -> str:
-    mistakes = [_mistake(kind, dict(item)) for item in error.errors()]
-    return f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: " + "; ".join(mistakes)
+def mistakes_of(kind: type[Recipe], error: ValidationError) -> list[str]:
+    """What is wrong with the settings of a recipe, a sentence each."""
+    return [_mistake(kind, dict(item)) for item in error.errors()]
 
 
 def _mistake(kind: type[Recipe], item: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ import pytest
 
 from raft import artifacts
 from raft.artifacts import MANIFEST, RESUME, open_artifact, read_manifest, writing
-from raft.config import EvaluateRecipe, TrainRecipe
+from raft.config import EvaluateRecipe
+from raft.config_train import TrainRecipe
 from raft.errors import ArtifactError, InputError
 from raft.evaluation import compare
 from raft.places import partial_folder

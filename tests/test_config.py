@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from raft import config
-from raft.config import TrainRecipe, load_recipe, require
+from raft.config import load_recipe, require
 from raft.config_generate import GenerateRecipe
+from raft.config_train import TrainRecipe
+from raft.config_tune import TuneRecipe
 from raft.errors import InputError, RecipeError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
-    "index": config.IndexRecipe, "generate": GenerateRecipe, "train": config.TrainRecipe,
+    "index": config.IndexRecipe, "generate": GenerateRecipe, "train": TrainRecipe, "tune": TuneRecipe,
     "evaluate": config.EvaluateRecipe, "serve": config.ServeRecipe,
 }  # fmt: skip
 

@@ -102,11 +102,12 @@ def test_a_folder_without_a_tokenizer_is_one_clear_line(student_folder: Path, tm
 
 @pytest.mark.parametrize("targets", [("q_prj",), "nothing.*", ("mlp",)])
 def test_target_modules_that_the_model_lacks_are_one_clear_line(tiny_folder: Path, targets) -> None:
+    from raft.config_train import LoraRecipe, TrainRecipe
     from raft.models import load_language_model
     from raft.training.methods import apply_method
 
     model = load_language_model(tiny_folder, "float32")
-    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "checkpointing": False}
+    recipe = TrainRecipe(lora=LoraRecipe(target_modules=targets))
     with pytest.raises(ModelError, match=r"lora\.target_modules .* q_proj") as caught:
-        apply_method(model, "lora", target_modules=targets, **settings)
+        apply_method(model, recipe)
     assert "\n" not in str(caught.value)

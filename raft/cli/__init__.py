@@ -44,6 +44,7 @@ def _register() -> None:
         demo,
         evaluate,
         evaluate_retrieval,
+        export,
         generate,
         index,
         index_push,
@@ -53,12 +54,13 @@ def _register() -> None:
         serve,
         show,
         train,
+        tune,
     )
 
     for verb in (
         index, index_push, index_verify, search, generate, dataset_check, dataset_export,
-        dataset_import, review, train, evaluate, evaluate_retrieval, ask, serve, show,
-        demo,
+        dataset_import, review, train, export, evaluate, evaluate_retrieval, ask, serve, show,
+        demo, tune,
     ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
         app.command(name.replace("_", " "))(getattr(verb, name))
@@ -89,7 +91,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print(
-            "raft: interrupted; nothing half-done looks whole; generate, train and evaluate go on with --resume",
+            "raft: interrupted; nothing half-done looks whole; generate, train, tune and evaluate go on with --resume",
             file=sys.stderr,
         )
         sys.exit(INTERRUPTED)

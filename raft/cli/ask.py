@@ -54,8 +54,8 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     from raft.serving.engine import AnswerEngine
 
     chosen = recipe.model
-    if chosen.adapter is not None:
-        _check_labels(chosen.adapter, recipe.labels)
+    for tuned in filter(None, (chosen.adapter, chosen.model)):
+        _check_labels(str(tuned), recipe.labels)
     retriever = open_retriever(folder, labels=recipe.labels, reranker=recipe.reranker)
     settings = chosen.model_dump(exclude={"model", "temperature"})
     model = open_chat_model(chosen.model, **settings)
@@ -70,15 +70,15 @@ def open_engine(recipe: ServeRecipe) -> AnswerEngine:
     )
 
 
-def _check_labels(adapter: Path, held: Sequence[str]) -> None:
-    """Raise UsageError when the adapter was tuned on documents that need labels which are not held: it may repeat
-    their words to anybody."""
-    from raft.artifacts import read_manifest
+def _check_labels(tuned: str, held: Sequence[str]) -> None:
+    """Raise UsageError when an adapter, or a run in the model's place, was tuned on documents that need labels which
+    are not held: it may repeat their words to anybody."""
+    from raft.llm.local import inherited_labels
 
-    missing = sorted({*read_manifest(adapter, "adapter").facts.get("labels", ())} - {*held})
+    missing = sorted(inherited_labels(tuned) - {*held})
     if missing:
         raise UsageError(
-            f"adapter {adapter} was tuned on documents that need the access label {', '.join(missing)}",
+            f"{tuned} was tuned on documents that need the access label {', '.join(missing)}",
             "For users who hold it, give it with --label (raft ask), or as labels in the recipe or "
             f"--set 'labels={json.dumps(missing, ensure_ascii=False)}' (raft serve)",
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, progress_bar
-from raft.config import TrainRecipe, load_recipe, require
+from raft.config import load_recipe, require
+from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
 
 if TYPE_CHECKING:
     from raft.training.retrieval import TuningSummary
-    from raft.training.run import TrainSummary
+    from raft.training.run import Progress, TrainSummary
 
 
 def train(
@@ -30,8 +33,11 @@ def train(
 ) -> None:
     """Tune a model on a RAFT dataset: the one that answers, or the encoder or reranker that finds the documents."""
     chosen = load_recipe(TrainRecipe, recipe, settings or (), dataset=data, model=model, out=out)
+    if chosen.stages:
+        _train_stages(chosen, resume, overwrite, dry_run, to_json)
+        return
     dataset = Path(require(chosen.dataset, "dataset", "--data"))
-    folder = chosen.out or default_out(f"{_MADE[chosen.objective]}s", dataset.name)
+    folder = chosen.out or default_out(f"{_MADE.get(chosen.objective, 'adapter')}s", dataset.name)
     if dry_run:
         _print_plan(chosen, dataset)
         return
@@ -41,19 +47,45 @@ def train(
         return
     from raft.training.retrieval import TuningSummary
 
-    for line in _tuned_lines(summary) if isinstance(summary, TuningSummary) else _adapter_lines(summary):
+    lines = _tuned_lines(summary) if isinstance(summary, TuningSummary) else _adapter_lines(summary, chosen.objective)
+    for line in lines:
         typer.echo(line)
 
 
-_MADE = {"sft": "adapter", "encoder": "encoder", "reranker": "reranker"}
+_MADE = {"encoder": "encoder", "reranker": "reranker", "reward": "reward_model"}  # anything else: an adapter
 
 
 def _train(
     recipe: TrainRecipe, dataset: Path, folder: Path, resume: bool, overwrite: bool
 ) -> TrainSummary | TuningSummary:
-    from raft.training.retrieval import tune
-    from raft.training.run import train
+    from raft.training.objectives import run_objective
 
+    with _steps() as on_step:
+        return run_objective(recipe, dataset, folder, resume=resume, overwrite=overwrite, on_step=on_step)
+
+
+def _train_stages(recipe: TrainRecipe, resume: bool, overwrite: bool, dry_run: bool, to_json: bool) -> None:
+    from raft.config_train import stages_of
+    from raft.training.objectives import run_stages
+
+    if dry_run:
+        for name, stage in stages_of(recipe):
+            typer.echo(f"stage {name}: {stage.objective}, {stage.method}, on {stage.dataset}")
+        return
+    out = recipe.out or default_out("adapters", "stages")
+    with _steps() as on_step:
+        made = run_stages(recipe, out, resume=resume, overwrite=overwrite, on_step=on_step)
+    if to_json:
+        typer.echo(json.dumps({"stages": [str(folder) for folder in made]}))
+        return
+    for folder in made:
+        typer.echo(str(folder))
+    base = f" --model {made[-2]}" if len(made) > 1 else ""
+    typer.echo(f"next: raft evaluate --adapter {made[-1]}{base} --index INDEX --questions FILE")
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[Progress]:
     with progress_bar("steps") as bar:
         task = bar.add_task("training", total=None)
 
@@ -62,17 +94,20 @@ def _train(
             name = "dev loss" if "eval_loss" in row else "loss"
             bar.update(task, total=steps, completed=step, description=f"training  {name} {loss:.3f}")
 
-        run = train if recipe.objective == "sft" else tune
-        return run(recipe, dataset, folder, resume=resume, overwrite=overwrite, on_step=on_step)
+        yield on_step
 
 
-def _adapter_lines(summary: TrainSummary) -> list[str]:
+def _adapter_lines(summary: TrainSummary, objective: str) -> list[str]:
     share = summary.trainable_parameters / summary.parameters
+    loss = "" if objective in ("grpo", "rloo") else f"best dev loss {_dev_loss(summary)}, "
+    following = f"raft evaluate --adapter {summary.out} --index INDEX --questions FILE"
+    if objective == "reward":
+        following = f"raft train --set objective=grpo --set preference.reward_model={summary.out} --data DATASET"
     return [
-        f"{summary.out}: {summary.steps} steps, best dev loss {_dev_loss(summary)}, "
+        f"{summary.out}: {summary.steps} steps, {loss}"
         f"{summary.trainable_parameters:,} of {summary.parameters:,} weights trained ({share:.2%}), "
         f"{summary.seconds:.0f} s, {summary.tokens_per_second:.0f} tokens/s, {summary.peak_memory_mb} MB",
-        f"next: raft evaluate --adapter {summary.out} --index INDEX --questions FILE",
+        f"next: {following}",
     ]
 
 
@@ -98,22 +133,41 @@ def _dev_loss(summary: TrainSummary | TuningSummary) -> str:
     return "no dev split" if summary.best_dev_loss is None else f"{summary.best_dev_loss:.4f}"
 
 
-def _print_plan(recipe: TrainRecipe, dataset: Path) -> None:
-    from raft.artifacts import open_artifact
-    from raft.models import resolve_encoder, resolve_language_model
-    from raft.training.retrieval import make_tuning_plan
-    from raft.training.run import make_plan
+def _print_preference_plan(recipe: TrainRecipe, data: Path, base: Path) -> None:
+    from raft.training.preference_rows import make_preference_plan
 
-    open_artifact(dataset, "dataset")
-    if recipe.objective == "sft":
-        plan = make_plan(recipe, dataset, resolve_language_model(recipe.model))
+    plan = make_preference_plan(recipe, data, base)
+    kinds = ", ".join(f"{kind} {count}" for kind, count in plan.kinds.items())
+    what = "prompts" if recipe.objective in ("grpo", "rloo") else "pairs"
+    typer.echo(
+        f"{plan.examples} {what}{f' ({kinds})' if kinds else ''}, {plan.dropped} too long, "
+        f"{plan.steps} optimizer steps, {len(plan.dev)} dev {what}"
+    )
+
+
+def _print_plan(recipe: TrainRecipe, data: Path) -> None:
+    from raft.artifacts import open_artifact
+    from raft.llm.local import resolve_base
+    from raft.models import resolve_encoder
+    from raft.training.plan import data_facts, make_plan
+    from raft.training.retrieval import make_tuning_plan
+
+    if recipe.objective not in ("encoder", "reranker"):
+        data_facts(recipe, data)
+        base = resolve_base(recipe.model)
+        if recipe.objective in PREFERENCE_OBJECTIVES:
+            _print_preference_plan(recipe, data, base)
+            return
+        plan = make_plan(recipe, data, base)
+        what = "documents" if recipe.objective == "pretrain" else "examples"
         typer.echo(
-            f"{plan.examples} examples ({plan.dropped} too long), {len(plan.schedule)} sequences, "
+            f"{plan.examples} {what} ({plan.dropped} too long), {len(plan.schedule)} sequences, "
             f"{plan.tokens} tokens, {plan.steps} optimizer steps, {len(plan.dev)} dev sequences"
         )
         return
+    open_artifact(data, "dataset")
     resolve_encoder(recipe.model, "reranker" if recipe.objective == "reranker" else "encoder")
-    tuning = make_tuning_plan(recipe, dataset)
+    tuning = make_tuning_plan(recipe, data)
     typer.echo(
         f"{tuning.questions} questions ({tuning.left_out} without an oracle left out), {tuning.examples} examples of 1 "
         f"oracle and {recipe.retrieval.negatives} negatives, {len(tuning.batches)} optimizer steps, "

@@ -370,6 +370,6 @@ def explain(gate: Gate, index: SearchableIndex, teacher: Teacher, progress: Prog
         )  # fmt: skip
         return item
 
-    total = sum(bool(item.oracle_ids) for item in gate)
+    total = sum(bool(item.oracle_ids) for item in gate.bases)
     teacher.ask("reasoning", (prompt_of(item) for item in gate if item.oracle_ids), total, progress)
     gate.sieve(explained)

@@ -11,8 +11,7 @@ from typing import Any
 
 from raft.dataset.context import Asked, Context, ContextSettings, draw_contexts
 from raft.dataset.edits import Edits
-from raft.dataset.gate import Gate
-from raft.dataset.grounding import GroundedQuestion
+from raft.dataset.gate import Basis, Gate
 from raft.dataset.near import SearchableIndex
 from raft.dataset.split import Likeness, leaks, split_by_document
 from raft.dataset.targets import TargetForm, target_of
@@ -55,33 +54,33 @@ def settle(
 
     Raises InputError when none is left.
     """
-    gate.refuse_where({i.id: "more_oracles_than_places" for i in gate if len(i.oracle_ids) > places})
-    splits = split_by_document(gate, *shares, seed, likeness.ties)
-    gate.refuse_where(dict.fromkeys(leaks(gate, splits, held_out), "document_of_stricter_split"))
+    gate.refuse_where({i.id: "more_oracles_than_places" for i in gate.bases if len(i.oracle_ids) > places})
+    splits = split_by_document(gate.bases, *shares, seed, likeness.ties)
+    gate.refuse_where(dict.fromkeys(leaks(gate.bases, splits, held_out), "document_of_stricter_split"))
     strict = _groups_of(_strict_documents(gate, splits, held_out), likeness)
 
-    def repeats_strict(item: GroundedQuestion) -> bool:
+    def repeats_strict(item: Basis) -> bool:
         return splits[item.id] == "train" and any(likeness.groups.get(name) in strict for name in item.oracle_ids)
 
     if strict:
-        gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in gate if repeats_strict(item)})
-    if not any(item.oracle_ids for item in gate):
+        gate.refuse_where({item.id: "near_duplicate_of_stricter_split" for item in gate.bases if repeats_strict(item)})
+    if not any(item.oracle_ids for item in gate.bases):
         refused = ", ".join(f"{rule} {count}" for rule, count in gate.by_rule().items())
         raise InputError(
             f"no question is left to make an example of (refused: {refused or 'none, there was no question'})",
             "Change the questions, the teacher or the quality settings",
         )
-    if not any(splits[item.id] == "train" or item.split for item in gate):
+    if not any(splits[item.id] == "train" or item.split for item in gate.bases):
         raise InputError(
             f"none of {len(gate)} questions falls to train: they rest on too few documents to be divided",
             "Lower split.dev and split.test, or change the seed",
         )
-    return splits if len(splits) == len(gate) else {item.id: splits[item.id] for item in gate}
+    return splits if len(splits) == len(gate) else {item.id: splits[item.id] for item in gate.bases}
 
 
 def _strict_documents(gate: Gate, splits: Mapping[str, Split], held_out: Mapping[str, Split]) -> set[str]:
     """The documents that dev and test questions rest on."""
-    return {name for item in gate if splits[item.id] != "train" for name in item.document_ids} | set(held_out)
+    return {name for item in gate.bases if splits[item.id] != "train" for name in item.document_ids} | set(held_out)
 
 
 def _groups_of(documents: Iterable[str], likeness: Likeness) -> set[int]:
@@ -142,7 +141,7 @@ def write_examples(
     tally = Tally()
     titles = _titles(index, beside.edits) if settings.form == "noise" else None
     by_split: dict[Split, list[Asked]] = {split: [] for split in SPLITS}
-    for item in gate:
+    for item in gate.bases:
         by_split[splits[item.id]].append(Asked(item.id, item.oracle_ids, beside.near[item.id]))
     for split, asked in by_split.items():
         path = gate.folder / f"{split}.jsonl"

@@ -6,16 +6,18 @@ One row of ``rejected.jsonl``::
      "question_type": "factual", "document_ids": ["formulary/corvalexin.md"],
      "reasons": ["question_speaks_of_text"], "said": "<the teacher's reply>"}
 
-Both lie on disk: in memory stand the ids of the accepted questions.
+Both lie on disk: in memory stand the ids of the accepted questions, and what they rest on (``Basis``).
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from raft.dataset.grounding import GroundedQuestion, question_from_row
 from raft.dataset.pii import pii_flags
@@ -27,7 +29,7 @@ from raft.dataset.quality import (
     question_faults,
     subject_faults,
 )
-from raft.records import Chunk, QuestionType, to_row
+from raft.records import Chunk, QuestionType, Split, to_row
 from raft.rows import Spool
 
 REJECTED = "rejected.jsonl"
@@ -64,8 +66,17 @@ class Rules:
         ]
 
 
+class Basis(NamedTuple):
+    """What an accepted question rests on, and the split that it came with."""
+
+    id: str
+    document_ids: tuple[str, ...]
+    oracle_ids: tuple[str, ...]
+    split: Split | None
+
+
 class Gate:
-    """Iterating gives the accepted questions, in the order in which they came."""
+    """Iterating gives the accepted questions, in the order in which they came; each is read from disk."""
 
     def __init__(self, folder: Path, rules: Rules = Rules()) -> None:
         """Writes into this folder: ``rejected.jsonl``, and the accepted questions in ``scratch``."""
@@ -73,24 +84,29 @@ class Gate:
         self.rules = rules
         self.scratch = folder / _ACCEPTED
         self._accepted = Spool(self.scratch)
-        self._alive = bytearray()
-        self._rows: dict[str, int] = {}
+        self._bases: list[Basis | None] = []  # by row; None where the question was refused later
+        self._rows: dict[str, int] = {}  # of accepted questions
         self._rejected = (folder / REJECTED).open("w", encoding="utf-8")
         self._by_rule: Counter[str] = Counter()
         self.refused = 0
         self.documents: set[str] = set()  # whose words may stand in what is written here
 
     def __len__(self) -> int:
-        return self._alive.count(1)
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[GroundedQuestion]:
-        return (question_from_row(self._accepted[at]) for at, alive in enumerate(self._alive) if alive)
+        return (self._read(at) for at, basis in enumerate(self._bases) if basis is not None)
+
+    @property
+    def bases(self) -> list[Basis]:
+        """Of the accepted questions, in their order."""
+        return [basis for basis in self._bases if basis is not None]
 
     def item(self, question_id: str) -> GroundedQuestion:
         """The accepted question with this id. Raises KeyError for any other."""
-        at = self._rows[question_id]
-        if not self._alive[at]:
-            raise KeyError(question_id)
+        return self._read(self._rows[question_id])
+
+    def _read(self, at: int) -> GroundedQuestion:
         return question_from_row(self._accepted[at])
 
     def refuse(
@@ -125,28 +141,31 @@ class Gate:
         else:
             self.documents.update(item.document_ids)
             self._accepted.append(to_row(replace(item, flags=(*item.flags, *personal)) if personal else item))
-            self._rows[item.id] = len(self._alive)
-            self._alive.append(1)
+            self._rows[item.id] = len(self._bases)
+            self._bases.append(_basis_of(item))
 
-    def sieve(self, decide: Callable[[GroundedQuestion], GroundedQuestion | Sequence[str]]) -> None:
-        """Go through the accepted questions once more: each stays as ``decide`` gives it back, or is refused for the
-        reasons that it gives."""
-        for at in range(len(self._alive)):
-            if not self._alive[at]:
-                continue
-            item = question_from_row(self._accepted[at])
+    def sieve(
+        self,
+        decide: Callable[[GroundedQuestion], GroundedQuestion | Sequence[str]],
+        among: Collection[str] | None = None,
+    ) -> None:
+        """Go through the accepted questions once more (``among`` these ids only): each stays as ``decide`` gives it
+        back, or is refused for the reasons that it gives."""
+        for at in [at for name, at in self._rows.items() if among is None or name in among]:
+            item = self._read(at)
             decided = decide(item)
-            if isinstance(decided, GroundedQuestion):
-                if decided != item:
-                    self._accepted.replace(at, to_row(decided))
-            else:
-                self._alive[at] = 0
+            if not isinstance(decided, GroundedQuestion):
+                del self._rows[item.id]
+                self._bases[at] = None
                 self._refuse_item(item, decided)
+            elif decided != item:
+                self._accepted.replace(at, to_row(decided))
+                self._bases[at] = _basis_of(decided)
 
     def refuse_where(self, reasons: Mapping[str, str]) -> None:
         """Refuse those accepted questions whose id has a reason."""
         if reasons:
-            self.sieve(lambda item: [reasons[item.id]] if item.id in reasons else item)
+            self.sieve(lambda item: [reasons[item.id]], reasons)
 
     def by_rule(self) -> dict[str, int]:
         """How often each rule refused."""
@@ -161,3 +180,9 @@ class Gate:
             item.id, item.question, item.answer, reasons, said,
             kind=item.question_type, document_ids=item.document_ids,
         )  # fmt: skip
+
+
+def _basis_of(item: GroundedQuestion) -> Basis:
+    """With names that are shared by all questions that rest on the same."""
+    documents, oracles = (tuple(map(sys.intern, names)) for names in (item.document_ids, item.oracle_ids))
+    return Basis(item.id, documents, oracles, item.split)

@@ -12,13 +12,26 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from raft.dataset.grounding import GroundedQuestion
 from raft.records import Chunk, Split
 
 _ORDER: tuple[Split, ...] = ("test", "dev", "train")
 _SAME_DOCUMENT = 0.5  # share of the shorter one's chunks that two editions of a document have in common
 _BOILERPLATE = 20  # documents: what more of them hold says nothing about any two
+
+
+class Resting(Protocol):
+    """A question, as far as a split goes: the documents that it rests on, and the split that it came with."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def document_ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def split(self) -> Split | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +71,7 @@ def likeness_of(chunks: Iterable[Chunk], groups: Mapping[str, int]) -> Likeness:
 
 
 def split_by_document(
-    items: Iterable[GroundedQuestion],
+    items: Iterable[Resting],
     dev: float,
     test: float,
     seed: int,
@@ -88,7 +101,7 @@ def _drawn(name: str, dev: float, test: float, seed: int) -> Split:
     return "test" if at < test else "dev" if at < test + dev else "train"
 
 
-def _roots(items: Iterable[GroundedQuestion], ties: Iterable[tuple[str, str]]) -> Callable[[str], str]:
+def _roots(items: Iterable[Resting], ties: Iterable[tuple[str, str]]) -> Callable[[str], str]:
     """A function from a document to the first of those it is tied to, by ``ties`` or by a question on both."""
     parent: dict[str, str] = {}
 
@@ -105,7 +118,7 @@ def _roots(items: Iterable[GroundedQuestion], ties: Iterable[tuple[str, str]]) -
     return root
 
 
-def leaks(items: Iterable[GroundedQuestion], splits: Mapping[str, Split], held_out: Mapping[str, Split]) -> set[str]:
+def leaks(items: Iterable[Resting], splits: Mapping[str, Split], held_out: Mapping[str, Split]) -> set[str]:
     """The ids of questions that rest on a document of a stricter split (test before dev before train).
 
     ``held_out`` names documents of dev and test questions that are not among ``items``, which are gone through twice.

@@ -39,13 +39,12 @@ class Checks:
 def flag(gate: Gate, near: Mapping[str, Sequence[str]], checks: Checks) -> None:
     """Flag, or refuse, questions whose oracle the retriever does not find."""
 
-    def decide(item: GroundedQuestion) -> GroundedQuestion | list[str]:
-        unfound = retrieval_flag(item.oracle_ids, near[item.id], checks.retriever_k)
-        if unfound is None:
-            return item
-        return replace(item, flags=(*item.flags, unfound)) if checks.keep_unfound else [unfound]
-
-    gate.sieve(decide)
+    found = {item.id: retrieval_flag(item.oracle_ids, near[item.id], checks.retriever_k) for item in gate.bases}
+    unfound = {name: said for name, said in found.items() if said is not None}
+    if checks.keep_unfound:
+        gate.sieve(lambda item: replace(item, flags=(*item.flags, unfound[item.id])), unfound)
+    else:
+        gate.refuse_where(unfound)
 
 
 def round_trip(
@@ -121,6 +120,6 @@ def judge(gate: Gate, index: SearchableIndex, reader: Teacher, progress: Progres
         reply = reader.reply(prompt_of(item))
         return judge_faults(None if reply.error is not None else parse_verdict(reply.text)) or item
 
-    answerable = sum(bool(item.oracle_ids) for item in gate)
+    answerable = sum(bool(item.oracle_ids) for item in gate.bases)
     reader.ask("judge", (prompt_of(item) for item in gate if item.oracle_ids), answerable, progress)
     gate.sieve(decide)

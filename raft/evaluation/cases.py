@@ -23,6 +23,7 @@ from raft.dataset.grounding import ground, locate, shorten
 from raft.dataset.targets import target_of
 from raft.errors import ArtifactError, InputError
 from raft.evaluation.metrics import recall_at_k
+from raft.llm.local import run_of
 from raft.prompts import Shot, render_target
 from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split, question_key
 
@@ -118,7 +119,7 @@ SYSTEMS: Mapping[SystemName, System] = {
 
 
 def seen_by(models: Iterable[str | Path | None]) -> dict[str, set[str]]:
-    """All that these models were tuned on: the union of the seen.json (training/run.py writes it) of those that are
+    """All that these models were tuned on: the union of the seen.json (training/plan.py writes it) of those that are
     artefacts of raft train, and of the artefacts that those were tuned from. Others say nothing.
 
     Raises ArtifactError when an artefact lacks its seen.json.
@@ -128,11 +129,13 @@ def seen_by(models: Iterable[str | Path | None]) -> dict[str, set[str]]:
     waiting = [Path(model) for model in models if model is not None]
     while waiting:
         model = waiting.pop()
-        folder = model.parent if model.name == "model" and (model.parent / MANIFEST).is_file() else model
+        folder = run_of(str(model))
         if folder in known or not (folder / MANIFEST).is_file():
             continue
         known.add(folder)
         if not (folder / "seen.json").is_file():
+            if parse_manifest(folder).kind == "model":  # a file that was converted: nobody tuned it here
+                continue
             raise ArtifactError(f"{folder} has no seen.json: nothing says what it was tuned on", "Train it again")
         for name, values in json.loads((folder / "seen.json").read_text(encoding="utf-8")).items():
             seen[name].update(values)

@@ -153,25 +153,36 @@ def _prefill(model: Any, prompts: Sequence[list[int]]) -> _State:
     shared = min(common_prefix_length(prompts), min(map(len, prompts)) - 1)
     if len(prompts) == 1 or shared < SHORTEST_SHARED_PREFIX:
         shared = 0
-    prefix = _new_cache(model)
+    prefix = _begun_cache(model)
     divisible = len(_roomy(prefix)) == len(prefix.layers)
     if not divisible:
         shared = 0  # layers that keep a window alone can neither be repeated nor put together
+    soft = prefix.get_seq_length()
+    cached = soft + shared
     if shared:
         tokens = torch.tensor([prompts[0][:shared]], device=model.device)  # [1, L]
-        position = torch.arange(shared, device=model.device)[None]
-        _forward(model, tokens, torch.ones_like(tokens), position, prefix)
+        position = torch.arange(soft, cached, device=model.device)[None]
+        _forward(model, tokens, tokens.new_ones(1, cached), position, prefix)
     rests = [prompt[shared:] for prompt in prompts]
     parts = list(_parts(rests)) if divisible else [slice(0, len(rests))]
-    states = (_prefill_part(model, rests[part], prefix if shared else None, shared) for part in parts)
+    states = (_prefill_part(model, rests[part], prefix if cached else None, cached) for part in parts)
     if len(parts) == 1:
         return next(states)
-    return _together(model, states, parts, shared, max(map(len, rests)))
+    return _together(model, states, parts, cached, max(map(len, rests)))
 
 
 def _new_cache(model: Any) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _begun_cache(model: Any) -> DynamicCache:
+    """A cache for one row that begins with the model's soft prompt, if it has one (local.load_weights)."""
+    cache = _new_cache(model)
+    if (soft := getattr(model, "soft_prefix", None)) is not None:
+        for number, layer in enumerate(soft.layers):
+            cache.update(layer.keys, layer.values, number)
     return cache
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raft.artifacts import digest, hash_file, open_artifact, read_manifest
-from raft.errors import ArtifactError
+from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, parse_manifest, read_manifest, writing
+from raft.config_train import SOFT
+from raft.errors import ArtifactError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.models import (
     Precision,
@@ -21,6 +23,7 @@ from raft.models import (
     resolve_language_model,
 )
 
+SEEN = "seen.json"
 _WINDOW = 512  # requests sorted by length together
 _MAX_ROWS = 64
 
@@ -44,7 +47,7 @@ class Weights:
 def find_weights(model: str, adapter: Path | None) -> Weights:
     """Where model and adapter lie; nothing is loaded. Raises ModelError when the model cannot be found, ArtifactError
     when the adapter was trained on another one."""
-    folder = resolve_language_model(model)
+    folder = resolve_base(model)
     if adapter is None:
         return Weights(model, folder)
     manifest = open_artifact(adapter, "adapter")
@@ -56,11 +59,66 @@ def find_weights(model: str, adapter: Path | None) -> Weights:
     return Weights(f"{model}+{adapter.name}", folder, adapter, manifest.facts["method"])
 
 
+def run_of(model: str) -> Path:
+    """The artefact that a model's name points to: itself, or, for its folder ``model`` and an exported GGUF file, the
+    one that they lie in."""
+    folder = Path(model)
+    inside = folder.name == "model" or folder.suffix == ".gguf"
+    return folder.parent if inside and (folder.parent / MANIFEST).is_file() else folder
+
+
+def inherited_labels(model: str) -> set[str]:
+    """The access labels of the documents that a run of raft train was trained on; none for any other model."""
+    run = run_of(model)
+    if not (run / MANIFEST).is_file():
+        return set()
+    return set(parse_manifest(run).facts.get("labels") or ())
+
+
+def copy_seen(run: Path, folder: Path) -> None:
+    """Take along what the run says of the questions and documents that it was tuned on (training/plan.py)."""
+    if (run / SEEN).is_file():
+        shutil.copyfile(run / SEEN, folder / SEEN)
+
+
+def resolve_base(name: str) -> Path:
+    """The local folder of a language model; ``name`` may also be a run of raft train, from whose weights another goes
+    on: an adapter is merged into its base once, under ``RAFT_HOME/models``.
+
+    Raises ModelError when it is nowhere to be had, or what the run learned is no part of the weights.
+    """
+    run = Path(name)
+    if not (run / MANIFEST).is_file() or parse_manifest(run).kind != "adapter":
+        return resolve_language_model(name)
+    manifest = open_artifact(run, "adapter")
+    if (run / "model").is_dir():
+        return run / "model"
+    folder = home() / "models" / f"{run.name}-{manifest.fingerprint[:12]}"
+    if (folder / MANIFEST).exists():
+        read_manifest(folder, "model")
+        return folder
+    if manifest.facts["method"] in SOFT:
+        method = manifest.facts["method"]
+        raise ModelError(
+            f"what {run} learned by {method} is no part of the weights, so that nothing can go on from it",
+            "Go on from its base, or tune it by another method, e.g. lora",
+        )
+    weights = find_weights(manifest.facts["base_model"], run)
+    merged = load_weights(weights, "float32")  # wherever it is done, so that what goes on from it finds the same
+    with writing(folder, "model", {"run": run.name}, {"run": manifest.fingerprint}) as draft:
+        draft.facts["labels"] = manifest.facts.get("labels", [])
+        copy_seen(run, draft.folder)
+        merged.save_pretrained(draft.folder)
+        load_tokenizer(weights.folder).save_pretrained(draft.folder)
+    return folder
+
+
 def load_weights(weights: Weights, precision: Precision = "auto") -> Any:
-    """The transformers model, with the adapter merged into it. Raises ModelError when it cannot be loaded."""
+    """The transformers model, with the adapter merged into it; what cannot be merged, a soft prompt, is its attribute
+    ``soft_prefix`` (decode.py reads it). Raises ModelError when it cannot be loaded."""
     if weights.adapter is None:
         return load_language_model(weights.folder, precision)
-    if weights.method == "full":
+    if (weights.adapter / "model").is_dir():  # all weights were kept
         return load_language_model(weights.adapter / "model", precision)
     four_bit = weights.method == "qlora"
     base = load_language_model(weights.folder, precision, four_bit)
@@ -163,15 +221,22 @@ class LocalModel:
     def _too_long(self, request: ChatRequest, prompt: Sequence[int]) -> str | None:
         # models that also see images or hear sound keep the window in the config of their text part; some name none
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is None or len(prompt) + request.max_tokens <= limit:
+        prompt_tokens = len(prompt) + soft_length(self.model)
+        if limit is None or prompt_tokens + request.max_tokens <= limit:
             return None
         return (
-            f"a prompt of {len(prompt)} tokens and {request.max_tokens} to write exceed the model's window of {limit}"
+            f"a prompt of {prompt_tokens} tokens and {request.max_tokens} to write exceed the model's window of {limit}"
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
         with self._tokenizing:
             return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
+
+
+def soft_length(model: Any) -> int:
+    """Positions that a soft prompt takes before every prompt; 0 without one."""
+    soft = getattr(model, "soft_prefix", None)
+    return 0 if soft is None else int(soft.get_seq_length())
 
 
 def make_batches(
@@ -194,4 +259,22 @@ def _merge_adapter(model: Any, folder: Path, four_bit: bool) -> Any:
 
     if four_bit:
         model = model.dequantize()
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    tuned = PeftModel.from_pretrained(model, str(folder))
+    if not tuned.peft_config["default"].is_prompt_learning:
+        return tuned.merge_and_unload()
+    model.soft_prefix = _soft_prefix(tuned)
+    return model
+
+
+def _soft_prefix(tuned: Any) -> Any:
+    """What a soft prompt leaves in the cache: keys and values of every layer, for one row."""
+    import torch
+    from transformers import DynamicCache
+
+    with torch.inference_mode():
+        soft = tuned.get_prompt(batch_size=1)
+        if not isinstance(soft, torch.Tensor):
+            return soft
+        cache = DynamicCache(config=tuned.base_model.config)
+        tuned.base_model(inputs_embeds=soft.to(tuned.base_model.dtype), past_key_values=cache, use_cache=True)
+        return cache

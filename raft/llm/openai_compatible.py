@@ -31,7 +31,8 @@ _FORMATS = ("json_schema", "json_object", None)  # what a request with a schema 
 _FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
 _MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
-_READY = 8  # requests at most that wait for their turn, so that a reply is followed by the next call at once
+_READY = 8  # requests at most that wait for their turn, so that a reply is followed by the next call at once; half of
+# them are handed over together, for to wake the loop costs more than a call does
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # an endpoint that asks for more ends the run, which may go on another day
 
 
@@ -76,10 +77,13 @@ class OpenAICompatibleModel:
         connections = Connections(self._endpoint, self.name, self._concurrency)
         with _Loop(connections, keep) as loop:
             ask = partial(self._ask, _Line(connections, Pace(self._concurrency)))
-            most = self._concurrency + min(_READY, self._concurrency)
+            ready = min(_READY, self._concurrency)
+            most = self._concurrency + ready
             while True:
                 yield from (reply for reply in done if isinstance(reply, ChatReply))
-                while not failure and (made := list(itertools.islice(source, min(most - running, _READY)))):
+                while not failure and most - running >= ready // 2:
+                    if not (made := list(itertools.islice(source, min(most - running, ready)))):
+                        break
                     loop.submit(ask, made)
                     running += len(made)
                 if not running:

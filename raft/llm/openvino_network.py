@@ -103,6 +103,8 @@ def _convert(weights: Weights, out: Path) -> None:
     if problem := obstacle(read_config(weights.folder)):
         raise NotConvertible(f"model {weights.name} cannot run on OpenVINO ({problem})", _OTHERWISE)
     model = load_weights(weights, "float32").eval().to("cpu")
+    if hasattr(model, "soft_prefix"):
+        raise NotConvertible(f"what {weights.name} learned by {weights.method} is no part of its weights", _OTHERWISE)
     tokenizer = load_tokenizer(weights.folder)
     recipe = {"model": str(weights.folder), "adapter": str(weights.adapter or "")}
     with writing(out, CONVERTED, recipe, {"weights": weights.fingerprint()}, overwrite=True) as draft:

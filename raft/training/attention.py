@@ -13,6 +13,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from raft.training.soft_prompts import is_soft, with_soft_prompt
+
 NAME = "raft_packed"
 
 
@@ -25,19 +27,24 @@ def use_packed_attention(model: Any) -> None:
         model.set_attn_implementation(NAME)
 
 
-def model_inputs(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """What the model's forward pass takes of a batch: its segments, or in their place a dense mask."""
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "shift_labels")}
+def forward(model: Any, batch: dict[str, Any]) -> Any:
+    """The model's outputs for a packed batch, logits at ``logits_to_keep`` alone."""
+    inputs = {key: value for key, value in batch.items() if key not in ("labels", "shift_labels", "weights")}
+    if is_soft(model):
+        model, inputs = with_soft_prompt(model, inputs)
     if model.config._attn_implementation != NAME:
-        inputs["attention_mask"] = dense_mask(inputs.pop("segments")).to(inputs["input_ids"].device)
-    return inputs
+        past = inputs.get("past_key_values")
+        mask = dense_mask(inputs.pop("segments"), 0 if past is None else past.get_seq_length())
+        inputs["attention_mask"] = mask.to(inputs["position_ids"].device)
+    return model(**inputs, use_cache=False)
 
 
-def dense_mask(segments: tuple[int, ...]) -> torch.Tensor:
-    """Which token sees which, boolean [1, 1, T, T]: those before it in the prefix and in its own branch."""
+def dense_mask(segments: tuple[int, ...], past: int = 0) -> torch.Tensor:
+    """Which token sees which, boolean [1, 1, T, past + T]: all that is past, and those before it in the prefix and in
+    its own branch."""
     branches = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))  # [T]
     visible = (branches[None, :] == 0) | (branches[None, :] == branches[:, None])  # [T, T]
-    return visible.tril()[None, None]
+    return torch.cat([visible.new_ones(len(branches), past), visible.tril()], dim=1)[None, None]
 
 
 def packed_attention(
@@ -49,7 +56,8 @@ def packed_attention(
     segments: tuple[int, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Output [1, T, heads, d] of query [1, heads, T, d] and key and value [1, key heads, T, d].
+    """Output [1, T, heads, d] of query [1, heads, T, d] and key and value [1, key heads, past + T, d]; what is past, a
+    soft prompt's, is seen by all.
 
     ``segments`` holds the lengths of the shared prefix (0 if there is none) and of each branch; they add up to T.
     Without them the mask decides, as in transformers' SDPA, which also computes each part.
@@ -57,14 +65,15 @@ def packed_attention(
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     kwargs["is_causal"] = None
-    prefix = segments[0]
+    past = key.shape[2] - query.shape[2]
     outputs = []
     start = 0
     for number, length in enumerate(segments):
         part = slice(start, start + length)
-        shared = 0 if number == 0 else prefix
+        shared = past + (0 if number == 0 else segments[0])
         if length:
-            outputs.append(_attend(module, query[:, :, part], key, value, shared, part, kwargs))
+            own = slice(past + part.start, past + part.stop)
+            outputs.append(_attend(module, query[:, :, part], key, value, shared, own, kwargs))
         start += length
     return torch.cat(outputs, dim=1), None
 

@@ -22,13 +22,15 @@ from raft.training.tokenize import Tokenized
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One sequence of T tokens with N answer tokens. Position ``keep[i]`` predicts ``labels[i]``."""
+    """One sequence of T tokens with N answer tokens. Position ``keep[i]`` predicts ``labels[i]``, which counts
+    ``weights[i]`` in the loss (None: 1)."""
 
     tokens: list[int]  # [T]
     positions: list[int]  # [T]
     branches: list[int]  # [T], 0 is the shared prefix
     keep: list[int]  # [N]
     labels: list[int]  # [N]
+    weights: list[float] | None = None  # [N]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -57,7 +59,9 @@ def pack(examples: Sequence[Tokenized]) -> Packed:
         branches += [branch] * len(body)
         keep += range(first, first + len(example.target))
         labels += example.target
-    return Packed(tokens, positions, branches, keep, labels)
+    weights = [weight for example in examples for weight in example.weights or [1.0] * len(example.target)]
+    weighted = any(example.weights is not None for example in examples)
+    return Packed(tokens, positions, branches, keep, labels, weights if weighted else None)
 
 
 def pack_group(examples: Sequence[Tokenized], max_tokens: int, share_prefixes: bool = True) -> Iterator[Packed]:
@@ -91,4 +95,5 @@ def to_batch(packed: Packed) -> dict[str, Any]:
         "logits_to_keep": torch.tensor(packed.keep),  # [N]
         "labels": labels,
         "shift_labels": labels,  # tells the trainer that labels are aligned already, so that it counts them all
+        **({} if packed.weights is None else {"weights": torch.tensor(packed.weights)}),  # [N]
     }

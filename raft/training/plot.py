@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def plot_loss(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_loss(rows: Sequence[dict[str, Any]], path: Path, unit: str = "loss per answer token (nats)") -> None:
     """Write train and dev loss by step as SVG."""
     import matplotlib
 
@@ -19,7 +19,9 @@ def plot_loss(rows: Sequence[dict[str, Any]], path: Path) -> None:
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel="optimizer step", ylabel="loss per answer token (nats)", ylim=(0, None))
+    axes.set(xlabel="optimizer step", ylabel=unit)
+    if all(row.get("loss", 0) >= 0 for row in rows):
+        axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None})

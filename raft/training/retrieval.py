@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from raft.artifacts import Draft, check_free, open_artifact, writing
-from raft.config import TrainRecipe
+from raft.config_train import TrainRecipe
 from raft.errors import InputError, ModelError
+from raft.llm.local import inherited_labels
 from raft.models import model_fingerprint, quiet_libraries, resolve_encoder, resolve_precision
 from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import search_text
 from raft.retrieval.rerank import Reranker
 from raft.rows import read_rows
+from raft.training.plan import write_seen
 from raft.training.retrieval_batches import Asked, Row, find_twins, make_batches, read_asked
-from raft.training.run import Progress, peak_memory_mb, write_seen
+from raft.training.run import Progress, peak_memory_mb
 from raft.training.tokenize import read_chunks
 
 Measured = dict[str, float]
@@ -95,12 +97,13 @@ def tune(
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     with writing(out, recipe.objective, settings, inputs, overwrite=overwrite, resume=resume) as draft:
         plan = make_tuning_plan(recipe, dataset)
-        write_seen(dataset, draft.folder)
+        write_seen(dataset, draft.folder, recipe.model)
         summary = _run(recipe, plan, base, draft, out, on_step or (lambda *_: None))
         draft.facts |= {
             "objective": recipe.objective, "base_model": recipe.model, "base_fingerprint": inputs["model"],
             "dataset_fingerprint": inputs["dataset"], "index_fingerprint": data.facts.get("index_fingerprint"),
-            "labels": data.facts.get("labels", []), "examples": plan.examples, "left_out": plan.left_out,
+            "labels": sorted({*data.facts.get("labels", ()), *inherited_labels(recipe.model)}),
+            "examples": plan.examples, "left_out": plan.left_out,
         }  # fmt: skip
         draft.facts |= {key: value for key, value in asdict(summary).items() if key not in ("out", "objective")}
     return summary

@@ -15,33 +15,59 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from raft.config_train import TokenWeightsRecipe
 from raft.errors import InputError
 from raft.models import prompt_ids, target_ids
-from raft.prompts import build_messages
+from raft.prompts import ANSWER_MARK, build_messages, quote_spans
 from raft.records import Chunk, RaftExample, chunk_from_row, example_from_row
 from raft.rows import read_rows
+
+EVEN = TokenWeightsRecipe()  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """One example as ids; ``target`` ends with the end-of-turn token."""
+    """One example as ids; ``target`` ends with the end-of-turn token. ``weights`` [len(target)] say how much each of
+    its tokens counts in the loss, 1 on average; None: all the same."""
 
     id: str
     prompt: list[int]
     target: list[int]
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
 
 
-def tokenize_example(tokenizer: Any, example: RaftExample, chunks: Mapping[str, Chunk]) -> Tokenized:
+def tokenize_example(
+    tokenizer: Any, example: RaftExample, chunks: Mapping[str, Chunk], weights: TokenWeightsRecipe = EVEN
+) -> Tokenized:
     """The example's ids. Raises InputError when the dataset lacks a chunk that the example names."""
     try:
         context = [chunks[chunk_id] for chunk_id in example.context]
     except KeyError as missing:
         raise InputError(f"example {example.id} names chunk {missing}, which chunks.jsonl lacks") from None
     messages = build_messages(example.question, context)
-    return Tokenized(example.id, prompt_ids(tokenizer, messages), target_ids(tokenizer, example.target))
+    target = target_ids(tokenizer, example.target)
+    weighed = None if weights == EVEN else token_weights(tokenizer, example.target, target, weights)
+    return Tokenized(example.id, prompt_ids(tokenizer, messages), target, weighed)
+
+
+def token_weights(tokenizer: Any, text: str, target: Sequence[int], weights: TokenWeightsRecipe) -> list[float]:
+    """How much each token of a target counts, 1 on average: what stands in its quotes, and its final answer with the
+    end of turn behind it, by ``weights``, all else alike. A target whose words had to be broken up counts evenly."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if [*encoded["input_ids"], tokenizer.eos_token_id] != list(target):
+        return [1.0] * len(target)
+    answer_at = text.rfind(ANSWER_MARK) + len(ANSWER_MARK)
+    marked = [(start, end, weights.quote) for start, end in quote_spans(text)]
+    marked.append((answer_at, len(text), weights.answer))
+
+    def weight(start: int, end: int) -> float:
+        return next((own for first, last, own in marked if start < last and end > first), 1.0)
+
+    found = [*(weight(start, end) for start, end in encoded["offset_mapping"]), weights.answer]
+    return [each * len(found) / sum(found) for each in found]
 
 
 def read_groups(dataset: Path, split: str) -> dict[int, list[list[RaftExample]]]:
@@ -62,7 +88,10 @@ def read_chunks(dataset: Path) -> dict[str, Chunk]:
 
 
 def tokenize_groups(
-    tokenizer: Any, groups: Sequence[Sequence[RaftExample]], chunks: Mapping[str, Chunk]
+    tokenizer: Any,
+    groups: Sequence[Sequence[RaftExample]],
+    chunks: Mapping[str, Chunk],
+    weights: TokenWeightsRecipe = EVEN,
 ) -> list[list[Tokenized]]:
     """Each group's examples as ids, groups kept."""
-    return [[tokenize_example(tokenizer, example, chunks) for example in group] for group in groups]
+    return [[tokenize_example(tokenizer, example, chunks, weights) for example in group] for group in groups]

@@ -19,9 +19,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from raft.config_train import LayersRecipe
 from raft.errors import ModelError
-from raft.training.attention import model_inputs
+from raft.training.attention import forward
+from raft.training.methods import decoder_layers, set_unfrozen, unfrozen_layers
 from raft.training.packing import Packed, to_batch
+from raft.training.soft_prompts import is_soft, load_encoder, save_encoder
 
 CURVE = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second")
 
@@ -32,14 +35,33 @@ class PackedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if is_soft(self.model):
+            save_encoder(self.model, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_soft(self.model):
+            load_encoder(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if is_soft(self.model) and self.state.best_model_checkpoint:
+            load_encoder(self.model, Path(self.state.best_model_checkpoint))
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy summed over answer tokens, divided by the answer tokens of the whole optimizer step."""
+        """Cross-entropy summed over answer tokens, each by its weight (1 on average over an example), divided by the
+        answer tokens of the whole optimizer step."""
         labels = inputs["labels"][0]  # [N]
-        outputs = model(**model_inputs(model, inputs), use_cache=False)
+        outputs = forward(model, inputs)
         logits = outputs.logits[0].float()  # [N, vocabulary]
-        loss = cross_entropy(logits, labels, reduction="sum") / (num_items_in_batch or len(labels))
+        weights = inputs.get("weights")
+        losses = cross_entropy(logits, labels, reduction="sum" if weights is None else "none")
+        total = losses if weights is None else (losses * weights).sum()
+        loss = total / (num_items_in_batch or len(labels))
         return (loss, outputs) if return_outputs else loss
 
 
@@ -73,6 +95,16 @@ class LogFile(TrainerCallback):
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(kept) + "\n")
             self._on_step(state.global_step, state.max_steps, kept)
+
+
+class Unfreezing(TrainerCallback):
+    """Lets one layer more move every few steps (methods.unfrozen_layers)."""
+
+    def __init__(self, layers: LayersRecipe) -> None:
+        self._layers = layers
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        set_unfrozen(model, unfrozen_layers(self._layers, len(decoder_layers(model)), state.global_step))
 
 
 def _curve_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -110,12 +142,16 @@ def training_arguments(
 
 
 def make_trainer(
-    model: Any, schedule: list[Packed], dev: list[Packed], arguments: TrainingArguments, patience: int, log: LogFile
+    model: Any,
+    schedule: list[Packed],
+    dev: list[Packed],
+    arguments: TrainingArguments,
+    patience: int,
+    callbacks: list[TrainerCallback],
 ) -> PackedTrainer:
     """The trainer, with early stopping when there is a dev set."""
-    callbacks: list[TrainerCallback] = [log]
     if dev:
-        callbacks.append(EarlyStoppingCallback(patience))
+        callbacks = [*callbacks, EarlyStoppingCallback(patience)]
     trainer = PackedTrainer(
         model=model, args=arguments, train_dataset=schedule, eval_dataset=dev or None,
         data_collator=lambda rows: to_batch(rows[0]), callbacks=callbacks,

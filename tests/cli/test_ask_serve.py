@@ -16,6 +16,7 @@ import openai
 import pytest
 import typer
 
+from raft.artifacts import writing
 from raft.cli.ask import ask
 from raft.cli.serve import listen, serve
 from raft.config import ServeRecipe, load_recipe
@@ -49,6 +50,22 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
     monkeypatch.setattr("raft.llm.open.open_chat_model", lambda *a, **k: ScriptedModel(lambda request: said[0]))
     return said
+
+
+@pytest.mark.parametrize(
+    ("option", "inside"), [("adapter", ""), ("model", ""), ("model", "model"), ("model", "a.gguf")]
+)
+def test_what_was_tuned_on_labelled_documents_answers_those_alone_who_hold_the_label(
+    option: str, inside: str, index: Path, replies: list[str], tmp_path: Path
+) -> None:
+    with writing(tmp_path / "run", "adapter", {}, {}) as draft:
+        draft.facts["labels"] = ["staff"]
+    replies.append(QUOTED)
+    path = tmp_path / "run" / inside
+    named = {option: path if option == "adapter" else str(path)}
+    with pytest.raises(UsageError, match="was tuned on documents that need the access label staff"):
+        ask("What dose?", index=index, **named)
+    ask("What dose?", index=index, labels=["staff"], **named)
 
 
 def test_ask_prints_answer_quotes_and_sources(index: Path, replies: list[str], capsys: pytest.CaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("index", "search", "generate", "train", "evaluate", "ask", "serve", "show", "demo")
+VERBS = ("index", "search", "generate", "train", "tune", "export", "evaluate", "ask", "serve", "show", "demo")
 
 
 def raft(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -68,6 +68,21 @@ def test_a_sieve_keeps_changes_and_refuses(gate, tmp_path):
     assert gate.refused == 3
 
 
+def test_a_sieve_reads_only_those_it_is_to_go_through(gate):
+    seen = []
+    gate.sieve(lambda question: seen.append(question.id) or question, among={"q1", "q5", "q2"})
+    assert seen == ["q1", "q5"]
+
+
+def test_the_bases_are_those_of_the_accepted_questions_as_they_are_now(gate):
+    gate.refuse_where({"q0": "duplicate_question"})
+    gate.sieve(lambda question: replace(question, document_ids=("d1", "d9"), split="test"), among={"q1"})
+    assert [basis.id for basis in gate.bases] == ["q1", "q3", "q4", "q5"] == [question.id for question in gate]
+    assert gate.bases[0] == ("q1", ("d1", "d9"), ("d1#0",), "test")
+    with pytest.raises(KeyError):
+        gate.item("q0")
+
+
 def test_a_part_that_is_refused_does_not_count_as_a_question(gate):
     gate.refuse("q1", "What is number 1?", "1", ["reasoning_empty"], counted=False)
     assert (gate.refused, gate.by_rule()["reasoning_empty"]) == (1, 1)

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from raft.models import load_language_model
-from raft.training.attention import NAME, model_inputs, use_packed_attention
+from raft.config_train import TokenWeightsRecipe
+from raft.models import load_language_model, target_ids
+from raft.training.attention import NAME, forward, use_packed_attention
 from raft.training.packing import fits, pack, pack_group, to_batch
-from raft.training.tokenize import Tokenized
+from raft.training.tokenize import Tokenized, token_weights
 
 ids = st.integers(3, 400)
 
@@ -42,7 +43,7 @@ def separate_loss(model, examples: list[Tokenized]) -> torch.Tensor:
 
 def packed_loss(model, examples: list[Tokenized]) -> torch.Tensor:
     batch = to_batch(pack(examples))
-    return cross_entropy(model(**model_inputs(model, batch)).logits[0], batch["labels"][0])
+    return cross_entropy(forward(model, batch).logits[0], batch["labels"][0])
 
 
 @given(groups())
@@ -84,7 +85,7 @@ def test_loss_and_gradients_equal_those_of_separate_examples(tiny, examples: lis
 
 
 def test_the_student_itself_agrees_with_separate_examples(student_folder, tokenizer) -> None:
-    from raft.models import prompt_ids, target_ids
+    from raft.models import prompt_ids
     from raft.prompts import build_messages
     from raft.records import Chunk
 
@@ -116,3 +117,30 @@ def test_an_example_longer_than_max_tokens_is_left_out() -> None:
     long = Tokenized("long", list(range(300)), [7])
     assert not fits(long, 200)
     assert list(pack_group([long], 200)) == []
+
+
+def test_quotes_and_answers_weigh_what_is_asked_and_an_example_as_much_as_any(tokenizer) -> None:
+    text = "Document [1] says ##begin_quote##The door is red.##end_quote## So it is.\n<ANSWER>: red"
+    ids = target_ids(tokenizer, text)
+    weights = token_weights(tokenizer, text, ids, TokenWeightsRecipe(quote=2.0, answer=4.0))
+    assert sum(weights) == pytest.approx(len(ids))
+    plain = min(weights)
+    heavy = [tokenizer.decode(t) for t, w in zip(ids, weights, strict=True) if w == pytest.approx(2 * plain)]
+    final = [tokenizer.decode(t) for t, w in zip(ids, weights, strict=True) if w == pytest.approx(4 * plain)]
+    assert "The door is red." in "".join(heavy)
+    assert len("".join(heavy)) <= len("##The door is red.##")  # a token may reach over a quote's edge
+    assert "".join(final).strip() == f"red{tokenizer.eos_token}"
+
+
+def test_a_weighted_loss_is_the_sum_of_its_tokens_by_weight(tiny_folder) -> None:
+    from raft.training.trainer import PackedTrainer
+
+    model = load_language_model(tiny_folder, "float32")
+    example = Tokenized("a", [5, 6, 7], [8, 9, 10], [0.5, 0.5, 2.0])
+    logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0, 2:]
+    each = cross_entropy(logits, torch.tensor([8, 9, 10]), reduction="none")
+    loss = PackedTrainer.compute_loss(None, model, to_batch(pack([example])), num_items_in_batch=6)
+    assert loss.item() == pytest.approx(((each * torch.tensor([0.5, 0.5, 2.0])).sum() / 6).item(), abs=1e-5)
+    other = Tokenized("b", [5, 6, 7], [8, 9])
+    assert pack([example, other]).weights == [0.5, 0.5, 2.0, 1.0, 1.0]
+    assert pack([other]).weights is None

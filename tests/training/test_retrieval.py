@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from raft.artifacts import open_artifact, writing
-from raft.config import TrainRecipe, load_recipe
+from raft.config import load_recipe
+from raft.config_train import TrainRecipe
 from raft.errors import ArtifactError, InputError, ModelError, RecipeError
 from raft.models import resolve_encoder
 from raft.places import partial_folder
@@ -254,7 +255,7 @@ def test_kill_9_and_resume_give_the_weights_of_an_uninterrupted_run(base: Path, 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["objective=encoder", "method=lora"], "objective encoder moves all weights: method must be full, not lora"),
+        (["objective=encoder", "method=lora"], "objective encoder and method lora do not go together"),
         (["objective=encoder", "max_tokens=512"], "objective encoder has no use for max_tokens (retrieval.max_tokens"),
         (["objective=encoder", "optim.groups_per_step=4"], "optim.groups_per_step (retrieval.batch_size counts"),
         (["objective=reranker", "retrieval.temperature=0.02"], "retrieval.temperature (it belongs to encoder)"),

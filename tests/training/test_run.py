@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from raft.artifacts import open_artifact
-from raft.config import TrainRecipe, load_recipe
+from raft.config import load_recipe
+from raft.config_train import TrainRecipe
 from raft.errors import ArtifactError, InputError
 from raft.models import load_language_model, load_tokenizer
 from raft.places import partial_folder
 from raft.rows import read_rows
-from raft.training.run import make_plan, train
+from raft.training.plan import make_plan
+from raft.training.run import train
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
 from raft.training.trainer import last_checkpoint
 from tests.factories import colour_examples, write_dataset
@@ -77,7 +79,7 @@ def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
     tiny_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:
     from raft.llm.local import LocalModel
-    from raft.training.attention import model_inputs
+    from raft.training.attention import forward
     from raft.training.packing import pack_group, to_batch
 
     summary = train(recipe(tiny_folder), dataset, tmp_path / "tuned")
@@ -87,7 +89,7 @@ def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
     for group in tokenize_groups(load_tokenizer(tiny_folder), groups, read_chunks(dataset)):
         batch = to_batch(next(pack_group(group, 2048)))
         with torch.no_grad():
-            logits = tuned(**model_inputs(tuned, batch)).logits[0]
+            logits = forward(tuned, batch).logits[0]
         losses.append(torch.nn.functional.cross_entropy(logits, batch["labels"][0]).item())
     assert sum(losses) / len(losses) == pytest.approx(summary.best_dev_loss, abs=1e-4)
 

@@ -1,0 +1,89 @@
+"""From an objective to what trains for it, and several of them in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raft.artifacts import MANIFEST, read_manifest
+from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe, stages_of
+from raft.errors import ArtifactError
+from raft.llm.local import resolve_base
+from raft.models import model_fingerprint
+from raft.recipe import require
+from raft.training.plan import data_facts
+
+if TYPE_CHECKING:
+    from raft.training.retrieval import TuningSummary
+    from raft.training.run import Progress, TrainSummary
+
+
+def run_objective(
+    recipe: TrainRecipe,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_step: Progress | None = None,
+) -> TrainSummary | TuningSummary:
+    """Train for ``recipe.objective`` on ``data`` and write the artefact ``out``. Raises what the objective's own
+    function raises (run.train, preference.tune_preferences, retrieval.tune)."""
+    return _trainer_of(recipe.objective)(recipe, data, out, resume=resume, overwrite=overwrite, on_step=on_step)
+
+
+def _trainer_of(objective: str) -> Callable[..., TrainSummary | TuningSummary]:
+    if objective in ("sft", "pretrain"):
+        from raft.training.run import train
+
+        return train
+    if objective in PREFERENCE_OBJECTIVES:
+        from raft.training.preference import tune_preferences
+
+        return tune_preferences
+    from raft.training.retrieval import tune
+
+    return tune
+
+
+def run_stages(
+    recipe: TrainRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_step: Progress | None = None,
+) -> list[Path]:
+    """Train stage by stage, each from the model that the one before has left; gives their artefacts::
+
+    out/1-corpus, out/2-raft
+
+    With ``resume`` finished stages stay as they are, and the unfinished one goes on. Raises ArtifactError where a
+    finished one was made by another recipe.
+    """
+    model, made = recipe.model, list[Path]()
+    for number, (name, stage) in enumerate(stages_of(recipe), 1):
+        folder = out / f"{number}-{name}"
+        stage = stage.model_copy(update={"model": model})
+        data = Path(require(stage.dataset, f"dataset of stage {name}", "--data"))
+        if not (resume and _is_finished(folder, stage, data)):
+            run_objective(stage, data, folder, resume=resume, overwrite=overwrite, on_step=on_step)
+        made.append(folder)
+        model = str(folder)
+    return made
+
+
+def _is_finished(folder: Path, stage: TrainRecipe, data: Path) -> bool:
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest, now = read_manifest(folder, "adapter"), stage.model_dump(mode="json", exclude={"out", "dataset"})
+    changed = sorted(name for name in now if manifest.recipe.get(name) != now[name])
+    inputs = data_facts(stage, data)[0] | {"model": model_fingerprint(resolve_base(stage.model))}
+    changed += [name for name in inputs if manifest.inputs.get(name) != inputs[name]]
+    if changed:
+        raise ArtifactError(
+            f"{folder} was made of something else (they differ in {', '.join(changed)})",
+            "Give another --out, or --overwrite to train all stages again",
+        )
+    return True

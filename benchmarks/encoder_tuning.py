@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from raft.artifacts import digest, hash_file, read_manifest, write_json
-from raft.config import ChunkingRecipe, EncoderRecipe, SearchMode, TrainRecipe, load_recipe
+from raft.config import ChunkingRecipe, EncoderRecipe, SearchMode, load_recipe
 from raft.config_generate import GenerateRecipe
+from raft.config_train import TrainRecipe
 from raft.dataset.build import generate_dataset
 from raft.evaluation import statistics
 from raft.evaluation.ranking import RANK_DEPTH, Retriever, score_rankings, search_deep

@@ -29,7 +29,9 @@ the others keep all, which is why questions asked and examples kept are both giv
 the calls alone need (calls * latency / concurrency) over the wall time: 1.0 is a system that costs nothing itself. What
 client, endpoint and two cores make of that is measured too: "bare" makes 1 + questions calls a chunk with its text,
 one after the other on each connection, and does nothing else.
-Seconds are from start to exit of the process, imports and all. Rounds rotate the order. Writes
+Seconds are from start to exit of the process, imports and all. Rounds rotate the order. Right before each measured run
+the same system runs over a few chunks: a virtual machine gives back memory that lies idle for a minute, and then the
+first to read a library waits for the host. Writes
 benchmarks/results/generate_vs_peers.json; with --memory generate_memory.json::
 
     {"systems": {"raft": {"examples": 5402, "seconds": 54.1, "examples_per_second": 99.9, "calls": 8310,
@@ -41,6 +43,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import random
@@ -51,7 +54,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,7 @@ from stub_endpoint import Running, running
 
 _DISTRACTORS = 4
 _ORACLE_FRACTION = 0.8
+_WARMING_CHUNKS = 8
 _LEAST_CHUNK_WORDS = 12  # raft asks nothing about shorter ones
 _SAMPLE_SECONDS = 0.1
 _MODEL = "gpt-4"  # the pack wants a name that it knows
@@ -125,6 +129,14 @@ class Task:
     base_url: str
     per_chunk: int
     concurrency: int
+    most: int | None = None  # chunks asked about, where not all
+
+    def few(self) -> Task:
+        """The same over a few chunks."""
+        chunks = self.work / "few.jsonl"
+        with self.chunks.open(encoding="utf-8") as stream:
+            chunks.write_text("".join(itertools.islice(stream, _WARMING_CHUNKS)), encoding="utf-8")
+        return replace(self, chunks=chunks, most=_WARMING_CHUNKS)
 
     def fresh(self, name: str) -> Path:
         """An empty place for a system's output."""
@@ -142,7 +154,7 @@ def count_lines(path: Path) -> int:
 # --- the systems -----------------------------------------------------------------------------------------------------
 
 
-def raft_job(task: Task, arguments: Sequence[str] = ()) -> Job:
+def raft_job(task: Task) -> Job:
     out = task.fresh("raft") / "dataset"
     settings = {
         "teacher.concurrency": task.concurrency, "questions.per_chunk": task.per_chunk, "context.draws": 1,
@@ -150,8 +162,10 @@ def raft_job(task: Task, arguments: Sequence[str] = ()) -> Job:
     }  # fmt: skip
     command = [
         sys.executable, "-m", "raft", "generate", "--index", str(task.index), "--teacher", _MODEL, "--base-url",
-        task.base_url, "--out", str(out), "--json", *arguments,
+        task.base_url, "--out", str(out), "--json",
     ]  # fmt: skip
+    if task.most is not None:
+        settings["questions.max_chunks"] = task.most
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     return Job(command, lambda: sum(count_lines(out / f"{split}.jsonl") for split in _splits(out)))
@@ -354,17 +368,18 @@ def compare(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     rounds: dict[str, list[dict[str, Any]]] = {}
     with running(given.latency_ms, given.faults) as stub:
         task = Task(work, index.resolve(), chunks, stub.base_url, given.per_chunk, given.concurrency)
-        makers: dict[str, Callable[[], Job]] = {"raft": lambda: raft_job(task), "bare": lambda: bare_job(task)}
+        makers: dict[str, Callable[[Task], Job]] = {"raft": raft_job, "bare": bare_job}
         if given.gorilla:
-            makers["gorilla"] = lambda: gorilla_job(task, *given.gorilla)
+            makers["gorilla"] = lambda task: gorilla_job(task, *given.gorilla)
         if given.toolkit:
-            makers["toolkit"] = lambda: toolkit_job(task, given.toolkit)
+            makers["toolkit"] = lambda task: toolkit_job(task, given.toolkit)
         if given.pack:
-            makers["pack"] = lambda: pack_job(task, given.pack)
+            makers["pack"] = lambda task: pack_job(task, given.pack)
         for turn in range(given.rounds):
             names = list(makers)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                figures = measure_job(makers[name](), stub, given.concurrency)
+                measure_job(makers[name](task.few()), stub, given.concurrency)
+                figures = measure_job(makers[name](task), stub, given.concurrency)
                 rounds.setdefault(name, []).append(figures)
                 print(name, json.dumps(figures), file=sys.stderr)
     return {

@@ -53,7 +53,7 @@ def test_a_merged_model_is_announced_and_loads(raft, doors: Path, tmp_path: Path
     assert code == 0
     assert not (tmp_path / "merged" / "model.safetensors").exists()
     code, out, _ = raft("show", tmp_path / "merged")
-    assert out.startswith(f"export {tmp_path / 'merged'}: whole, 3 files, ")
+    assert out.startswith(f"export {tmp_path / 'merged'}: whole, 4 files, ")
 
 
 @pytest.mark.skipif(not is_installed(), reason="llama.cpp is not installed (the extra gguf)")

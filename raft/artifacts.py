@@ -43,7 +43,7 @@ _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # said b
 _CANNOT_WRITE = {*_DISK_IS_FULL, errno.EACCES, errno.EPERM, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ENAMETOOLONG}
 _PACKAGES = (
     "raft-tune", "torch", "transformers", "peft", "bitsandbytes", "sentence-transformers", "faiss-cpu", "bm25s",
-    "langchain-text-splitters", "numpy", "trl", "optuna",
+    "langchain-text-splitters", "numpy", "trl", "optuna", "accelerate", "deepspeed", "liger-kernel",
 )  # fmt: skip
 
 
@@ -154,7 +154,8 @@ def writing(
     ``resume`` says what becomes of unfinished work of ``out``: None, this kind of work always starts anew, and
     is removed when it fails; False, it may be resumed, so it stays when it fails and is never wiped silently;
     True, go on with it, provided that its recipe and inputs are the same. Work that may be resumed is not wiped
-    by work that may not. ``may_change`` names the parts of the recipe that what is kept does not depend on.
+    by work that may not. ``may_change`` names the parts of the recipe that what is kept does not depend on ("trials",
+    "watch.samples").
 
     Raises ArtifactError when ``out`` is taken, or when partial work of other settings or inputs lies there;
     UsageError when another process writes it; InputError when the disk is full or not writable.
@@ -242,8 +243,16 @@ _WAYS_ON: Mapping[bool | None, str] = {
 
 
 def _fixed(identity: Mapping[str, Any], may_change: Collection[str]) -> dict[str, Any]:
-    """What must be the same for work to be resumed."""
-    return {**identity, "recipe": {k: v for k, v in identity.get("recipe", {}).items() if k not in may_change}}
+    """What must be the same for work to be resumed. ``may_change`` names parts of the recipe, or parts of those:
+    "watch.samples"."""
+    fixed = json.loads(json.dumps(identity))
+    for name in may_change:
+        *path, last = name.split(".")
+        table = fixed.get("recipe", {})
+        for key in path:
+            table = table.get(key) or {}
+        table.pop(last, None)
+    return fixed  # type: ignore[no-any-return]
 
 
 def _same_work(was: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
@@ -370,7 +379,7 @@ def parse_manifest(folder: Path) -> Manifest:
 _VERBS = {
     "index": "index", "dataset": "generate", "adapter": "train", "encoder": "train", "reranker": "train",
     "report": "evaluate", "retrieval": "evaluate retrieval", "tuning": "tune", "export": "export",
-    "reward_model": "train",
+    "reward_model": "train", "classifier": "train",
 }  # fmt: skip
 
 

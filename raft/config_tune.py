@@ -13,10 +13,11 @@ becomes a TuneRecipe whose ``train`` is the whole starting recipe and whose ``se
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from raft.config_train import TrainRecipe
+from raft.config_train import TrainRecipe, idle_settings, of_other_methods, without
 from raft.recipe import Recipe, load_recipe
 
 Number = StrictInt | StrictFloat
@@ -167,9 +168,10 @@ class TuneRecipe(Recipe):
         start = info.data.get("train") or TrainRecipe()
         mistakes: list[InitErrorDetails] = []
         spaces = {}
-        for name, line in _lines(given).items():
+        lines = _lines(given)
+        for name, line in lines.items():
             try:
-                spaces[name] = _space(name, line, start)
+                spaces[name] = _space(name, line, start, lines.get("method"))
             except ValidationError as error:
                 mistakes += [_mistake(_words(item), (name, *item["loc"]), item["input"]) for item in error.errors()]
             except ValueError as error:
@@ -197,7 +199,9 @@ class TuneRecipe(Recipe):
 
 
 def with_settings(start: TrainRecipe, settings: Mapping[str, Any]) -> TrainRecipe:
-    """The recipe with other values, by dotted names. Raises pydantic's ValidationError when one does not fit."""
+    """The recipe with other values, by dotted names. Settings that its method has no use for go back to their
+    defaults: where the method is searched for, each trial has those of its own. Raises pydantic's ValidationError when
+    a value does not fit."""
     data = start.model_dump()
     for name, value in settings.items():
         *tables, last = name.split(".")
@@ -205,7 +209,17 @@ def with_settings(start: TrainRecipe, settings: Mapping[str, Any]) -> TrainRecip
         for part in tables:
             table = table[part]
         table[last] = value
-    return TrainRecipe.model_validate(data)
+    return TrainRecipe.model_validate(without(data, of_other_methods(data["method"])))
+
+
+def read_settings(start: TrainRecipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that a training with them reads."""
+    idle = idle_settings(start.objective, settings.get("method", start.method))
+    return {name: value for name, value in settings.items() if not _is_idle(name, idle)}
+
+
+def _is_idle(name: str, idle: Collection[str]) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in idle)
 
 
 def settings_of(recipe: TrainRecipe, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,7 +264,18 @@ def _lines(table: Mapping[str, Any]) -> dict[str, Any]:
     return lines
 
 
-def _space(name: str, line: Any, start: TrainRecipe) -> Space:
+def _reader(start: TrainRecipe, name: str, methods: Any) -> TrainRecipe:
+    """The starting recipe; where its method does not read the setting, by the first of the methods searched for (their
+    line) that does. Raises ValueError where none of them reads it."""
+    choices = methods.choices if isinstance(methods, Space) else methods.get("choices") if methods else ()
+    for method in (start.method, *(choices or ())):
+        if not _is_idle(name, idle_settings(start.objective, method)):
+            with contextlib.suppress(ValidationError):  # the line of the method says what is wrong with it
+                return start if method == start.method else with_settings(start, {"method": method})
+    raise ValueError(f"cannot be searched: objective {start.objective} by method {start.method} has no use for it")
+
+
+def _space(name: str, line: Any, start: TrainRecipe, methods: Any = None) -> Space:
     """The line as a Space. Raises ValueError, in words, for a name or a value that raft train does not have."""
     known = list(_setting_names())
     if name not in known:
@@ -261,6 +286,7 @@ def _space(name: str, line: Any, start: TrainRecipe) -> Space:
         raise ValueError("cannot be searched: it decides what the dev loss is")
     if name in _OTHER_LOSS:
         raise ValueError(f"cannot be searched: {_OTHER_LOSS[name]}")
+    start = _reader(start, name, methods)
     space = line if isinstance(line, Space) else Space.model_validate(line)
     if space.choices is not None:
         for choice in space.choices:

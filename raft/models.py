@@ -30,12 +30,29 @@ def resolve_language_model(name: str) -> Path:
 
     Raises ModelError when it is nowhere to be had; without a network that is said at once.
     """
+    gguf = _gguf_of(name)
+    return _folder_or_hub(name) if gguf is None else _convert_gguf(*gguf)
+
+
+def outline_language_model(name: str, scratch: Path) -> Path:
+    """The folder of a model's config and tokenizer. A GGUF file that has not been converted yet is not converted now:
+    both are written to ``scratch``, without weights. Raises ModelError as ``resolve_language_model`` does."""
+    gguf = _gguf_of(name)
+    if gguf is None:
+        return _folder_or_hub(name)
+    folder = _converted(*gguf)
+    if not (folder / MANIFEST).exists():
+        _write_outline(gguf[0], scratch)
+        return scratch
+    return folder
+
+
+def _gguf_of(name: str) -> tuple[Path, str] | None:
+    """The GGUF file that a model's name stands for, and what to call it; None where it stands for a folder."""
     if name.startswith(PACKAGE):
-        return _convert_gguf(_package_file(name, "*.gguf"), name.removeprefix(PACKAGE))
+        return _package_file(name, "*.gguf"), name.removeprefix(PACKAGE)
     path = Path(name)
-    if path.suffix == ".gguf" and path.is_file():
-        return _convert_gguf(path, path.stem)
-    return _folder_or_hub(name)
+    return (path, path.stem) if path.suffix == ".gguf" and path.is_file() else None
 
 
 def resolve_encoder(name: str, kind: Literal["encoder", "reranker"] = "encoder") -> Path:
@@ -105,16 +122,34 @@ def _from_hub(name: str) -> Path:
         ) from None
 
 
+def _converted(file: Path, label: str) -> Path:
+    return home() / "models" / f"{label}-{hash_file(file)[:12]}"
+
+
 def _convert_gguf(file: Path, label: str) -> Path:
     """Dequantize a GGUF file to float32 safetensors, once. Returns the folder, an artefact of kind ``model``."""
-    source = hash_file(file)
-    folder = home() / "models" / f"{label}-{source[:12]}"
+    folder = _converted(file, label)
     if (folder / MANIFEST).exists():
         read_manifest(folder, "model")
         return folder
-    with writing(folder, "model", {"gguf": file.name}, {"gguf": source}) as draft:
+    with writing(folder, "model", {"gguf": file.name}, {"gguf": hash_file(file)}) as draft:
         _write_plain_model(file, draft.folder)
     return folder
+
+
+def _write_outline(file: Path, folder: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    quiet_libraries()
+    location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    _plain(AutoConfig.from_pretrained(**location)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**location).save_pretrained(folder)
+
+
+def _plain(config: Any) -> Any:
+    """The config without what the GGUF loader adds: it marks its model as quantized, which forbids saving it."""
+    kept = {k: v for k, v in config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    return type(config).from_dict(kept)
 
 
 def _write_plain_model(file: Path, folder: Path) -> None:
@@ -124,10 +159,7 @@ def _write_plain_model(file: Path, folder: Path) -> None:
     quiet_libraries()
     location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     loaded = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-    config = type(loaded.config).from_dict(
-        {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    )
-    plain = type(loaded)(config)  # the GGUF loader marks its model as quantized, which forbids saving it
+    plain = type(loaded)(_plain(loaded.config))
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()
     plain.save_pretrained(folder)
@@ -164,14 +196,18 @@ def load_tokenizer(folder: Path, gguf_file: str | None = None) -> Any:
     return tokenizer
 
 
-def load_language_model(folder: Path, precision: Precision = "auto", four_bit: bool = False) -> Any:
-    """The model on the best device here. ``four_bit`` loads the weights as bitsandbytes nf4 (QLoRA, Dettmers et
-    al. 2023, arXiv 2305.14314). Raises ModelError when the folder cannot be loaded."""
+def load_language_model(
+    folder: Path, precision: Precision = "auto", four_bit: bool = False, device: str | None = "best"
+) -> Any:
+    """The model on ``device``: the best here, a named one, or (None) in main memory for others to place. ``four_bit``
+    loads the weights as bitsandbytes nf4 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314). Raises ModelError when the
+    folder cannot be loaded."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quiet_libraries()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "best":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve_precision(precision)
     extra: dict[str, Any] = {}
     if four_bit:
@@ -180,8 +216,8 @@ def load_language_model(folder: Path, precision: Precision = "auto", four_bit: b
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, attn_implementation="sdpa", use_safetensors=True,
-            trust_remote_code=False, **extra,
+            folder, dtype=dtype, device_map=None if device is None else {"": device}, attn_implementation="sdpa",
+            use_safetensors=True, trust_remote_code=False, **extra,
         )  # fmt: skip
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {folder} cannot be loaded ({_first_line(error)})") from error

@@ -172,7 +172,7 @@ def test_a_training_whose_last_step_fails_goes_on_from_its_last_checkpoint(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    settings = {"precision": "float32", "optim": {"max_steps": 2}, "watch": {"every_steps": 1}}
+    settings = {"precision": "float32", "optim": {"max_steps": 2}, "watch": {"every_steps": 1, "probe": False}}
     recipe = TrainRecipe.model_validate({"model": str(tiny_folder)} | settings)
     dataset, out, steps = write_dataset(tmp_path / "doors"), tmp_path / "tuned", []
     with monkeypatch.context() as patched, pytest.raises(InputError, match=r"No space left.*--resume"):

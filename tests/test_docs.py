@@ -20,7 +20,8 @@ def commands() -> list[str]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
-        found += [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("raft ")]
+        lines = (re.search(r"^\s*(?:\S.* -m )?(raft .*)", line) for block in blocks for line in block.splitlines())
+        found += [line[1].strip() for line in lines if line]
     return found
 
 

@@ -13,7 +13,8 @@ import typer
 
 from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, progress_bar
 from raft.config import load_recipe, require
-from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.training.distributed import is_main
 
 if TYPE_CHECKING:
     from raft.training.retrieval import TuningSummary
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="TOML recipe, e.g. configs/train/cpu.toml")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="dataset made by raft generate")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="dataset made by raft generate, index, or JSON lines")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="base model: hub id, folder, GGUF file or package:NAME")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="folder of the new artefact")] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and memory, and stop")] = False,
     to_json: ToJson = False,
 ) -> None:
     """Tune a model on a RAFT dataset: the one that answers, or the encoder or reranker that finds the documents."""
@@ -37,11 +40,17 @@ def train(
         _train_stages(chosen, resume, overwrite, dry_run, to_json)
         return
     dataset = Path(require(chosen.dataset, "dataset", "--data"))
-    folder = chosen.out or default_out(f"{_MADE.get(chosen.objective, 'adapter')}s", dataset.name)
+    name = dataset.name.partition(".jsonl")[0]  # of a file as of a dataset
+    folder = chosen.out or default_out(f"{_MADE.get(chosen.objective, 'adapter')}s", name)
     if dry_run:
-        _print_plan(chosen, dataset)
+        if is_main():
+            from raft.cli.train_plan import print_plan
+
+            print_plan(chosen, dataset, to_json)
         return
     summary = _train(chosen, dataset, folder, resume, overwrite)
+    if not is_main():
+        return
     if to_json:
         typer.echo(json.dumps(asdict(summary), default=str))
         return
@@ -52,7 +61,9 @@ def train(
         typer.echo(line)
 
 
-_MADE = {"encoder": "encoder", "reranker": "reranker", "reward": "reward_model"}  # anything else: an adapter
+_MADE = {  # anything else: an adapter
+    "encoder": "encoder", "reranker": "reranker", "reward": "reward_model", "classify": "classifier",
+}  # fmt: skip
 
 
 def _train(
@@ -69,12 +80,13 @@ def _train_stages(recipe: TrainRecipe, resume: bool, overwrite: bool, dry_run: b
     from raft.training.objectives import run_stages
 
     if dry_run:
-        for name, stage in stages_of(recipe):
-            typer.echo(f"stage {name}: {stage.objective}, {stage.method}, on {stage.dataset}")
+        _print_stages(stages_of(recipe), to_json)
         return
     out = recipe.out or default_out("adapters", "stages")
     with _steps() as on_step:
         made = run_stages(recipe, out, resume=resume, overwrite=overwrite, on_step=on_step)
+    if not is_main():
+        return
     if to_json:
         typer.echo(json.dumps({"stages": [str(folder) for folder in made]}))
         return
@@ -84,8 +96,23 @@ def _train_stages(recipe: TrainRecipe, resume: bool, overwrite: bool, dry_run: b
     typer.echo(f"next: raft evaluate --adapter {made[-1]}{base} --index INDEX --questions FILE")
 
 
+def _print_stages(stages: list[tuple[str, TrainRecipe]], to_json: bool) -> None:
+    rows = [
+        {"name": name, "objective": stage.objective, "method": stage.method, "dataset": str(stage.dataset)}
+        for name, stage in stages
+    ]
+    if to_json:
+        typer.echo(json.dumps({"stages": rows}))
+        return
+    for row in rows:
+        typer.echo("stage {name}: {objective}, {method}, on {dataset}".format(**row))
+
+
 @contextlib.contextmanager
 def _steps() -> Iterator[Progress]:
+    if not is_main():
+        yield lambda *_: None
+        return
     with progress_bar("steps") as bar:
         task = bar.add_task("training", total=None)
 
@@ -98,16 +125,35 @@ def _steps() -> Iterator[Progress]:
 
 
 def _adapter_lines(summary: TrainSummary, objective: str) -> list[str]:
+    from raft.training.probe import probe_line
+
     share = summary.trainable_parameters / summary.parameters
     loss = "" if objective in ("grpo", "rloo") else f"best dev loss {_dev_loss(summary)}, "
     following = f"raft evaluate --adapter {summary.out} --index INDEX --questions FILE"
     if objective == "reward":
         following = f"raft train --set objective=grpo --set preference.reward_model={summary.out} --data DATASET"
+    if objective == "classify":
+        following = f"raft.training.classify.load_classifier(Path({str(summary.out)!r})).classify(TEXTS)"
     return [
         f"{summary.out}: {summary.steps} steps, {loss}"
         f"{summary.trainable_parameters:,} of {summary.parameters:,} weights trained ({share:.2%}), "
         f"{summary.seconds:.0f} s, {summary.tokens_per_second:.0f} tokens/s, {summary.peak_memory_mb} MB",
+        *([] if summary.probe is None else [probe_line(summary.probe)]),
+        *_class_lines(summary),
         f"next: {following}",
+    ]
+
+
+def _class_lines(summary: TrainSummary) -> list[str]:
+    accuracy = getattr(summary, "accuracy", None)  # of classify alone, where there are dev examples
+    if accuracy is None:
+        return []
+    from raft.training.classify import ClassSummary
+
+    assert isinstance(summary, ClassSummary)
+    return [
+        f"{summary.dev_examples} dev examples of {len(summary.classes)} classes: accuracy {accuracy:.3f}, macro F1 "
+        f"{summary.macro_f1:.3f}; the commonest class everywhere would have accuracy {summary.majority_accuracy:.3f}"
     ]
 
 
@@ -131,45 +177,3 @@ def _tuned_lines(summary: TuningSummary) -> list[str]:
 
 def _dev_loss(summary: TrainSummary | TuningSummary) -> str:
     return "no dev split" if summary.best_dev_loss is None else f"{summary.best_dev_loss:.4f}"
-
-
-def _print_preference_plan(recipe: TrainRecipe, data: Path, base: Path) -> None:
-    from raft.training.preference_rows import make_preference_plan
-
-    plan = make_preference_plan(recipe, data, base)
-    kinds = ", ".join(f"{kind} {count}" for kind, count in plan.kinds.items())
-    what = "prompts" if recipe.objective in ("grpo", "rloo") else "pairs"
-    typer.echo(
-        f"{plan.examples} {what}{f' ({kinds})' if kinds else ''}, {plan.dropped} too long, "
-        f"{plan.steps} optimizer steps, {len(plan.dev)} dev {what}"
-    )
-
-
-def _print_plan(recipe: TrainRecipe, data: Path) -> None:
-    from raft.artifacts import open_artifact
-    from raft.llm.local import resolve_base
-    from raft.models import resolve_encoder
-    from raft.training.plan import data_facts, make_plan
-    from raft.training.retrieval import make_tuning_plan
-
-    if recipe.objective not in ("encoder", "reranker"):
-        data_facts(recipe, data)
-        base = resolve_base(recipe.model)
-        if recipe.objective in PREFERENCE_OBJECTIVES:
-            _print_preference_plan(recipe, data, base)
-            return
-        plan = make_plan(recipe, data, base)
-        what = "documents" if recipe.objective == "pretrain" else "examples"
-        typer.echo(
-            f"{plan.examples} {what} ({plan.dropped} too long), {len(plan.schedule)} sequences, "
-            f"{plan.tokens} tokens, {plan.steps} optimizer steps, {len(plan.dev)} dev sequences"
-        )
-        return
-    open_artifact(data, "dataset")
-    resolve_encoder(recipe.model, "reranker" if recipe.objective == "reranker" else "encoder")
-    tuning = make_tuning_plan(recipe, data)
-    typer.echo(
-        f"{tuning.questions} questions ({tuning.left_out} without an oracle left out), {tuning.examples} examples of 1 "
-        f"oracle and {recipe.retrieval.negatives} negatives, {len(tuning.batches)} optimizer steps, "
-        f"{len(tuning.dev)} dev questions, {len(tuning.texts)} chunks, {tuning.twins} oracles with twins"
-    )

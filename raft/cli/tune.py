@@ -12,6 +12,7 @@ import typer
 
 from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, printable, progress_bar
 from raft.config import load_recipe, require
+from raft.config_train import PREFERENCE_OBJECTIVES
 from raft.config_tune import Space, TuneRecipe
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ def _print_plan(recipe: TuneRecipe, dataset: Path) -> None:
 def _plan_line(recipe: TuneRecipe, dataset: Path) -> str:
     from raft.llm.local import resolve_base
     from raft.training.plan import make_plan
+    from raft.training.preference_rows import make_preference_plan
     from raft.training.retrieval import make_tuning_plan
 
     start = recipe.train
+    if start.objective in PREFERENCE_OBJECTIVES:
+        preferring = make_preference_plan(start, dataset, resolve_base(start.model))
+        return f"{preferring.steps} optimizer steps, {len(preferring.dev)} dev pairs"
     if start.objective in ("encoder", "reranker"):
         tuning = make_tuning_plan(start, dataset)
         return f"{len(tuning.batches)} optimizer steps, {len(tuning.dev)} dev questions"

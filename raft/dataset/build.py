@@ -51,6 +51,7 @@ from raft.dataset.teacher import Budget, Progress, Teacher
 from raft.dataset.verify import Checks, entail, flag, judge, round_trip
 from raft.errors import UsageError
 from raft.llm.chat import ChatModel
+from raft.llm.local import inherited_labels
 from raft.llm.replies import SIDE_FILES, Replies
 from raft.records import Chunk, QaItem, Split, to_row
 from raft.rows import write_rows
@@ -101,7 +102,7 @@ def generate_dataset(
             splits, tally = _make(recipe, index, gate, teachers, misses, progress)
             summary = summarize(out, gate, splits, tally, [each for each in teachers if each])
             documents = {chunk.document_id for chunk in _named(index, tally)} | gate.documents
-        draft.facts = _facts(index, teacher, documents) | facts_of(summary)
+        draft.facts = _facts(recipe, index, teacher, documents) | facts_of(summary)
         licences = [*Counter(draft.facts["licences"]).elements()]
         write_card(
             draft.folder, name=out.name, facts=draft.facts, recipe=_identity(recipe), licences=licences,
@@ -110,12 +111,23 @@ def generate_dataset(
     return summary
 
 
-def _facts(index: SearchableIndex, teacher: ChatModel | None, documents: Collection[str]) -> dict[str, Any]:
+def _facts(
+    recipe: GenerateRecipe, index: SearchableIndex, teacher: ChatModel | None, documents: Collection[str]
+) -> dict[str, Any]:
     """What the manifest says of where a dataset is from, whose files hold words of these documents."""
+    labels = {*labels_of(index, documents), *_labels_of_models(recipe)}
     return {
-        "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name,
-        "labels": labels_of(index, documents), "licences": licences_of(index, sorted(documents)),
+        "index_fingerprint": index.fingerprint, "teacher": teacher and teacher.name, "labels": sorted(labels),
+        "licences": licences_of(index, sorted(documents)),
     }  # fmt: skip
+
+
+def _labels_of_models(recipe: GenerateRecipe) -> set[str]:
+    """The access labels of the documents that teacher and judge were tuned on, where they are runs of raft train: what
+    they write may say what stands there, and what they refuse follows from it."""
+    local = [model for model in (recipe.teacher, recipe.quality.judge) if model is not None and model.base_url is None]
+    runs = [run for model in local for run in (model.model, model.adapter) if run is not None]
+    return {label for run in runs for label in inherited_labels(str(run))}
 
 
 def _make(

@@ -97,12 +97,7 @@ def resolve_base(name: str) -> Path:
     if (folder / MANIFEST).exists():
         read_manifest(folder, "model")
         return folder
-    if manifest.facts["method"] in SOFT:
-        method = manifest.facts["method"]
-        raise ModelError(
-            f"what {run} learned by {method} is no part of the weights, so that nothing can go on from it",
-            "Go on from its base, or tune it by another method, e.g. lora",
-        )
+    _check_mergeable(run, manifest.facts["method"])
     weights = find_weights(manifest.facts["base_model"], run)
     merged = load_weights(weights, "float32")  # wherever it is done, so that what goes on from it finds the same
     with writing(folder, "model", {"run": run.name}, {"run": manifest.fingerprint}) as draft:
@@ -111,6 +106,28 @@ def resolve_base(name: str) -> Path:
         merged.save_pretrained(draft.folder)
         load_tokenizer(weights.folder).save_pretrained(draft.folder)
     return folder
+
+
+def origin_of(name: str) -> str:
+    """The model whose config and tokenizer a run of raft train has, found without merging anything: its own weights,
+    or the base that it, or the run it went on from, was tuned on; ``name`` itself when it is no run. Raises ModelError
+    as ``resolve_base`` does."""
+    run = Path(name)
+    if not (run / MANIFEST).is_file() or parse_manifest(run).kind != "adapter":
+        return name
+    manifest = open_artifact(run, "adapter")
+    if (run / "model").is_dir():
+        return str(run / "model")
+    _check_mergeable(run, manifest.facts["method"])
+    return origin_of(manifest.facts["base_model"])
+
+
+def _check_mergeable(run: Path, method: str) -> None:
+    if method in SOFT:
+        raise ModelError(
+            f"what {run} learned by {method} is no part of the weights, so that nothing can go on from it",
+            "Go on from its base, or tune it by another method, e.g. lora",
+        )
 
 
 def load_weights(weights: Weights, precision: Precision = "auto") -> Any:
@@ -262,11 +279,11 @@ def _merge_adapter(model: Any, folder: Path, four_bit: bool) -> Any:
     tuned = PeftModel.from_pretrained(model, str(folder))
     if not tuned.peft_config["default"].is_prompt_learning:
         return tuned.merge_and_unload()
-    model.soft_prefix = _soft_prefix(tuned)
+    model.soft_prefix = soft_prefix(tuned)
     return model
 
 
-def _soft_prefix(tuned: Any) -> Any:
+def soft_prefix(tuned: Any) -> Any:
     """What a soft prompt leaves in the cache: keys and values of every layer, for one row."""
     import torch
     from transformers import DynamicCache

@@ -7,24 +7,68 @@ kernel's own causal path, which needs no mask at all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from raft.config_train import Attention
+from raft.errors import ModelError
 from raft.training.soft_prompts import is_soft, with_soft_prompt
 
 NAME = "raft_packed"
+FLEX = "raft_packed_flex"
 
 
-def use_packed_attention(model: Any) -> None:
-    """Make the model attend part by part when its forward pass is given ``segments``. A model that cannot change
-    its attention, or whose own is not plain SDPA, goes on with the dense mask: slower, and without the sliding
-    windows that some layers may have."""
-    if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
+def use_packed_attention(model: Any, attention: Attention = "auto") -> None:
+    """Make the model attend as ``attention`` says when its forward pass gets ``segments``: auto, part by part; sdpa,
+    with the dense mask; flex, FlexAttention; flash, FlashAttention, for sequences that share no prefix. A model that
+    cannot change its attention, or whose own is not plain SDPA, goes on with the dense mask for auto: slower, and
+    without the sliding windows that some layers may have. Raises ModelError where it cannot do what is asked for."""
+    changeable = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    if attention == "auto" and changeable:
         AttentionInterface.register(NAME, packed_attention)
         model.set_attn_implementation(NAME)
+    if attention in ("auto", "sdpa"):
+        return
+    if not changeable:
+        raise ModelError(
+            f"this model computes its attention in its own way, not by {attention}", "Set attention = auto"
+        )
+    if attention == "flex":
+        from raft.training.flex import flex_packed_attention
+
+        AttentionInterface.register(FLEX, flex_packed_attention)
+        model.set_attn_implementation(FLEX)
+        return
+    try:
+        model.set_attn_implementation("flash_attention_2")
+    except (ImportError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise ModelError(
+            f"attention flash cannot be had ({said})", "Install flash-attn, or set attention = auto"
+        ) from error
+
+
+@contextmanager
+def resting(student: Any) -> Iterator[Any]:
+    """The model inside a student, without dropout and with the masks of plain SDPA, for what is not packed, or begins
+    with a cache. Afterwards both are as before."""
+    model = student.get_base_model() if hasattr(student, "get_base_model") else student
+    attention, training = model.config._attn_implementation, student.training
+    student.eval()
+    try:
+        if attention in (NAME, FLEX) or "flash" in attention:
+            model.set_attn_implementation("sdpa")
+        yield model
+    finally:
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+        student.train(training)
 
 
 def forward(model: Any, batch: dict[str, Any]) -> Any:
@@ -32,19 +76,46 @@ def forward(model: Any, batch: dict[str, Any]) -> Any:
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "shift_labels", "weights")}
     if is_soft(model):
         model, inputs = with_soft_prompt(model, inputs)
-    if model.config._attn_implementation != NAME:
+    chosen = getattr(model, "module", model).config._attn_implementation  # module: what DDP and DeepSpeed wrap
+    if "flash" in chosen:
+        segments, parents = (
+            inputs.pop("segments"),
+            inputs.pop("parents", None),
+        )  # positions, which begin anew, show them
+        if any(segments[each] for number in range(len(segments)) for each in before(number, parents)):
+            raise ValueError("FlashAttention knows no shared prefix")
+    elif chosen not in (NAME, FLEX):
         past = inputs.get("past_key_values")
-        mask = dense_mask(inputs.pop("segments"), 0 if past is None else past.get_seq_length())
+        length = 0 if past is None else past.get_seq_length()
+        mask = dense_mask(inputs.pop("segments"), length, inputs.pop("parents", None))
         inputs["attention_mask"] = mask.to(inputs["position_ids"].device)
     return model(**inputs, use_cache=False)
 
 
-def dense_mask(segments: tuple[int, ...], past: int = 0) -> torch.Tensor:
-    """Which token sees which, boolean [1, 1, T, past + T]: all that is past, and those before it in the prefix and in
-    its own branch."""
-    branches = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))  # [T]
-    visible = (branches[None, :] == 0) | (branches[None, :] == branches[:, None])  # [T, T]
-    return torch.cat([visible.new_ones(len(branches), past), visible.tril()], dim=1)[None, None]
+def dense_mask(segments: tuple[int, ...], past: int = 0, parents: tuple[int, ...] | None = None) -> torch.Tensor:
+    """Which token sees which, boolean [1, 1, T, past + T]: all that is past, and those before it in its own segment and
+    in those that this one goes on from."""
+    owner = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))  # [T]
+    visible = sees_of(segments, parents)[owner][:, owner]  # [T, T]
+    return torch.cat([visible.new_ones(len(owner), past), visible.tril()], dim=1)[None, None]
+
+
+def sees_of(segments: tuple[int, ...], parents: tuple[int, ...] | None) -> torch.Tensor:
+    """Which of S segments sees which, boolean [S, S]: itself, and those that it goes on from."""
+    sees = torch.eye(len(segments), dtype=torch.bool)
+    for number in range(len(segments)):
+        sees[number, before(number, parents)] = True
+    return sees
+
+
+def before(number: int, parents: tuple[int, ...] | None) -> list[int]:
+    """The segments that a segment goes on from, the first one first."""
+    if parents is None:
+        return [0] if number else []
+    found: list[int] = []
+    while (number := parents[number]) >= 0:
+        found.insert(0, number)
+    return found
 
 
 def packed_attention(
@@ -54,43 +125,43 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     segments: tuple[int, ...] | None = None,
+    parents: tuple[int, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Output [1, T, heads, d] of query [1, heads, T, d] and key and value [1, key heads, past + T, d]; what is past, a
     soft prompt's, is seen by all.
 
     ``segments`` holds the lengths of the shared prefix (0 if there is none) and of each branch; they add up to T.
-    Without them the mask decides, as in transformers' SDPA, which also computes each part.
+    ``parents`` says of each segment which one it goes on from (-1: none); without it, all go on from the first. Without
+    segments the mask decides, as in transformers' SDPA, which also computes each part.
     """
     if segments is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     kwargs["is_causal"] = None
     past = key.shape[2] - query.shape[2]
+    places = [slice(start, end) for start, end in pairwise(accumulate(segments, initial=past))]
     outputs = []
-    start = 0
-    for number, length in enumerate(segments):
-        part = slice(start, start + length)
-        shared = past + (0 if number == 0 else segments[0])
-        if length:
-            own = slice(past + part.start, past + part.stop)
-            outputs.append(_attend(module, query[:, :, part], key, value, shared, own, kwargs))
-        start += length
+    for number, own in enumerate(places):
+        if segments[number]:
+            seen = [slice(0, past), *(places[each] for each in before(number, parents))]
+            asking = query[:, :, own.start - past : own.stop - past]
+            outputs.append(_attend(module, asking, key, value, seen, own, kwargs))
     return torch.cat(outputs, dim=1), None
 
 
 def _attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shared: int, part: slice,
-    kwargs: dict[str, Any],
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: list[slice],
+    part: slice, kwargs: dict[str, Any],
 ) -> torch.Tensor:  # fmt: skip
-    """The part's output: it sees the first ``shared`` positions and its own up to each query, within the layer's
-    sliding window if it has one."""
+    """The part's output: it sees all positions of ``seen``, which go before it, and its own up to each query, within
+    the layer's sliding window if it has one."""
     length = part.stop - part.start
+    shared = sum(each.stop - each.start for each in seen)
     window = kwargs.get("sliding_window")
     if not shared and (window is None or length <= window):
         kwargs = kwargs | {"is_causal": True}
         return sdpa_attention_forward(module, query, key[:, :, part], value[:, :, part], None, **kwargs)[0]
-    seen_key = torch.cat([key[:, :, :shared], key[:, :, part]], dim=2)
-    seen_value = torch.cat([value[:, :, :shared], value[:, :, part]], dim=2)
+    seen_key, seen_value = (torch.cat([whole[:, :, each] for each in (*seen, part)], dim=2) for whole in (key, value))
     mask = torch.ones(length, shared + length, dtype=torch.bool, device=query.device).tril(shared)
     if window is not None:
         mask = mask.triu(shared - window + 1)

@@ -22,20 +22,23 @@ def corpus_sequences(documents: Iterable[Document], tokenizer: Any, max_tokens: 
     """The documents, title first and the model's end-of-sequence token behind, in sequences of at most ``max_tokens``;
     a longer one is cut into pieces."""
     pending: list[list[int]] = []
+    names: list[str] = []
     room = max_tokens
     for document in documents:
         for piece in _pieces(_ids(document, tokenizer), max_tokens):
             if len(piece) - 1 > room:
-                yield join(pending)
-                pending, room = [], max_tokens
+                yield join(pending, names)
+                pending, names, room = [], [], max_tokens
             pending.append(piece)
+            names.append(document.id)
             room -= len(piece) - 1
     if pending:
-        yield join(pending)
+        yield join(pending, names)
 
 
-def join(pieces: Sequence[Sequence[int]]) -> Packed:
-    """Texts that have nothing in common as one sequence; the loss counts on every token but the first of each."""
+def join(pieces: Sequence[Sequence[int]], names: Sequence[str] = ()) -> Packed:
+    """Texts that have nothing in common as one sequence, the ids of which are ``names``; the loss counts on every token
+    but the first of each."""
     tokens: list[int] = []
     positions: list[int] = []
     branches: list[int] = []
@@ -45,7 +48,7 @@ def join(pieces: Sequence[Sequence[int]]) -> Packed:
         positions += range(len(piece) - 1)
         branches += [branch] * (len(piece) - 1)
         labels += piece[1:]
-    return Packed(tokens, positions, branches, list(range(len(tokens))), labels)
+    return Packed(tokens, positions, branches, list(range(len(tokens))), labels, ids=tuple(dict.fromkeys(names)))
 
 
 def is_held_out(document_id: str, share: float, seed: int) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.artifacts import MANIFEST, read_manifest
-from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe, stages_of
+from raft.config_train import MAY_CHANGE_ON_RESUME, PREFERENCE_OBJECTIVES, TrainRecipe, stages_of, without
 from raft.errors import ArtifactError
 from raft.llm.local import resolve_base
 from raft.models import model_fingerprint
 from raft.recipe import require
+from raft.training.distributed import check_processes, join, main_first
 from raft.training.plan import data_facts
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def run_objective(
     on_step: Progress | None = None,
 ) -> TrainSummary | TuningSummary:
     """Train for ``recipe.objective`` on ``data`` and write the artefact ``out``. Raises what the objective's own
-    function raises (run.train, preference.tune_preferences, retrieval.tune)."""
+    function raises (run.train, preference.tune_preferences, classify.train_classifier, retrieval.tune)."""
+    check_processes(recipe)
     return _trainer_of(recipe.objective)(recipe, data, out, resume=resume, overwrite=overwrite, on_step=on_step)
 
 
@@ -42,6 +44,10 @@ def _trainer_of(objective: str) -> Callable[..., TrainSummary | TuningSummary]:
         from raft.training.preference import tune_preferences
 
         return tune_preferences
+    if objective == "classify":
+        from raft.training.classify import train_classifier
+
+        return train_classifier
     from raft.training.retrieval import tune
 
     return tune
@@ -67,7 +73,10 @@ def run_stages(
         folder = out / f"{number}-{name}"
         stage = stage.model_copy(update={"model": model})
         data = Path(require(stage.dataset, f"dataset of stage {name}", "--data"))
-        if not (resume and _is_finished(folder, stage, data)):
+        join(stage)
+        with main_first():
+            finished = resume and _is_finished(folder, stage, data)
+        if not finished:
             run_objective(stage, data, folder, resume=resume, overwrite=overwrite, on_step=on_step)
         made.append(folder)
         model = str(folder)
@@ -75,10 +84,14 @@ def run_stages(
 
 
 def _is_finished(folder: Path, stage: TrainRecipe, data: Path) -> bool:
+    """Whether the stage is done. Raises ArtifactError where it was made by other settings, or of something else: models
+    are compared by their weights, not by the words that name them."""
     if not (folder / MANIFEST).is_file():
         return False
-    manifest, now = read_manifest(folder, "adapter"), stage.model_dump(mode="json", exclude={"out", "dataset"})
-    changed = sorted(name for name in now if manifest.recipe.get(name) != now[name])
+    manifest = read_manifest(folder, "adapter")
+    was = without(dict(manifest.recipe), MAY_CHANGE_ON_RESUME)
+    now = without(stage.model_dump(mode="json", exclude={"out", "dataset"}), MAY_CHANGE_ON_RESUME)
+    changed = sorted(name for name in now if was.get(name) != now[name])
     inputs = data_facts(stage, data)[0] | {"model": model_fingerprint(resolve_base(stage.model))}
     changed += [name for name in inputs if manifest.inputs.get(name) != inputs[name]]
     if changed:

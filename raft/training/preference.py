@@ -13,11 +13,12 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raft.artifacts import Draft, check_free, write_json, writing
-from raft.config_train import TrainRecipe
+from raft.config_train import MAY_CHANGE_ON_RESUME, TrainRecipe
 from raft.errors import ModelError
 from raft.llm.local import inherited_labels, resolve_base
 from raft.models import load_tokenizer, model_fingerprint, quiet_libraries
@@ -26,6 +27,7 @@ from raft.rows import read_rows
 from raft.training.plan import SEEN, data_facts, write_seen
 from raft.training.preference_rows import GENERATING, PACKED, PreferencePlan, make_preference_plan, pair_length
 from raft.training.run import Progress, TrainSummary, peak_memory_mb
+from raft.training.trackers import check_trackers
 
 LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 
@@ -44,11 +46,13 @@ def tune_preferences(
 
     Raises ArtifactError when the dataset or the reward model is missing or damaged, ``out`` is taken or partial work
     differs, InputError when there is nothing to train on, ModelError when TRL is not installed, the model cannot be
-    loaded or trained, or the loss is not finite.
+    loaded or trained, or the loss is lost (watch.Guard).
     """
     _check_installed(recipe.objective)
     quiet_libraries()
     check_free(out, overwrite)
+    check_trackers(recipe.watch.trackers)
+    recipe = recipe.model_copy(update={"dataset": dataset})
     inputs, facts = data_facts(recipe, dataset)
     base = resolve_base(recipe.model)
     inputs["model"] = model_fingerprint(base)
@@ -58,7 +62,9 @@ def tune_preferences(
     }  # fmt: skip
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     kind = "reward_model" if recipe.objective == "reward" else "adapter"
-    with writing(out, kind, settings, inputs, overwrite=overwrite, resume=resume) as draft:
+    with writing(
+        out, kind, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
+    ) as draft:
         plan = make_preference_plan(recipe, dataset, base)
         judge = recipe.preference.reward_model
         write_seen(dataset, draft.folder, recipe.model, *([] if judge is None else [str(judge)]))
@@ -92,20 +98,28 @@ def _run(
     facts: dict[str, Any],
     on_step: Progress,
 ) -> TrainSummary:
+    from raft.training.memory import hand_back_memory, is_out_of_memory, out_of_memory
     from raft.training.methods import count_parameters
     from raft.training.plot import plot_loss
+    from raft.training.probe import probe_after
     from raft.training.reward_model import save_reward_model
     from raft.training.student import save_student
     from raft.training.trainer import last_checkpoint
+    from raft.training.watch import watch
 
     began = time.monotonic()
+    if recipe.gradient_checkpointing:
+        hand_back_memory()
     student, trainer = prepare(recipe, plan, base, draft.folder, on_step)
+    watch(trainer, recipe, student, base, draft.folder)
     trainable, total = count_parameters(trainer.model)
     checkpoint = last_checkpoint(draft.folder / CHECKPOINTS)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except RuntimeError as error:
-        raise _explain(error) from error
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(recipe) from error
+        raise
     if recipe.objective == "reward":
         save_reward_model(trainer.model, student, base, recipe, draft.folder)
     else:
@@ -118,6 +132,7 @@ def _run(
     summary = TrainSummary(
         out, trainer.state.global_step, None if generating else best, trainable, total,
         round(time.monotonic() - began, 1), rates[-1] if rates else 0.0, peak_memory_mb(),
+        probe_after(recipe, student, base, draft.folder / CHECKPOINTS),
     )  # fmt: skip
     draft.facts |= facts | {"examples": plan.examples, "dropped": plan.dropped, "kinds": dict(plan.kinds)}
     draft.facts |= {"best_dev_reward": best} if generating else {}
@@ -133,6 +148,7 @@ def prepare(recipe: TrainRecipe, plan: PreferencePlan, base: Path, folder: Path,
     from raft.training.preference_trainer import PreferenceLog, make_preference_trainer
     from raft.training.reward_model import with_reward_head
     from raft.training.student import load_student
+    from raft.training.watch import Guard
 
     set_seed(recipe.seed)
     tokenizer = load_tokenizer(base)
@@ -140,9 +156,16 @@ def prepare(recipe: TrainRecipe, plan: PreferencePlan, base: Path, folder: Path,
     if recipe.objective not in PACKED:
         use_plain_attention(student)
     model = with_reward_head(student, tokenizer.pad_token_id) if recipe.objective == "reward" else student
-    log = PreferenceLog(folder / LOG, step_lengths(plan, recipe), on_step)
+    guard = Guard(recipe, partial(names_of_step, plan, recipe.preference.batch_size), on_step)
+    log = PreferenceLog(folder / LOG, step_lengths(plan, recipe), guard)
     trainer = make_preference_trainer(model, tokenizer, plan, recipe, folder / CHECKPOINTS, log, _learned(recipe))
     return student, trainer
+
+
+def names_of_step(plan: PreferencePlan, per_step: int, step: int) -> list[str]:
+    """The pairs or prompts of an optimizer step, counted from 1."""
+    rows = plan.asked or plan.pairs
+    return [rows[number].id for number in plan.schedule[(step - 1) * per_step : step * per_step]]
 
 
 def use_plain_attention(model: Any) -> None:
@@ -179,13 +202,3 @@ def _learned(recipe: TrainRecipe) -> Callable[[Sequence[Any], Sequence[str]], li
         return judge.scores(rows)
 
     return scores
-
-
-def _explain(error: RuntimeError) -> Exception:
-    if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error).lower():
-        return error
-    return ModelError(
-        "out of memory",
-        "Lower max_tokens, preference.pairs_at_once or preference.generations, set gradient_checkpointing = true, or "
-        "use method = qlora",
-    )

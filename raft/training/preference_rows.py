@@ -1,6 +1,6 @@
 """What a training by preferences will run: pairs or prompts as token ids, in order.
 
-dpo, kto, orpo, reward   examples or a file -> pairs (preferences.py) -> ids -> schedule
+dpo, kto, orpo, reward   examples (preferences.py) or a file (preference_file.py) -> pairs -> ids -> schedule
 grpo, rloo               examples -> prompts and what a right reply says (rewards.py) -> ids -> schedule
 """
 
@@ -21,7 +21,8 @@ from raft.models import load_tokenizer, prompt_ids, target_ids
 from raft.prompts import build_messages
 from raft.records import Chunk, RaftExample
 from raft.rows import read_rows
-from raft.training.preferences import PreferencePair, make_pairs, read_pairs
+from raft.training.preference_file import read_pairs
+from raft.training.preferences import PreferencePair, make_pairs
 from raft.training.rewards import Expected, expected_of
 from raft.training.tokenize import read_chunks, read_groups
 
@@ -113,8 +114,15 @@ def _find_pairs(recipe: TrainRecipe, dataset: Path, chunks: Mapping[str, Chunk])
         return read_pairs(chosen.pairs, chunks)
     shares, count = chosen.rejected.model_dump(), chosen.pairs_per_example
     train, dev = _examples(dataset, recipe.watch.dev_groups)
-    pairs = make_pairs(train, chunks, shares, per_example=count, seed=recipe.seed)
-    return pairs + make_pairs(dev, chunks, shares, per_example=count, seed=recipe.seed, split="dev")
+    known = _known_answers(dataset)
+    pairs = make_pairs(train, chunks, shares, known=known, per_example=count, seed=recipe.seed)
+    return pairs + make_pairs(dev, chunks, shares, known=known, per_example=count, seed=recipe.seed, split="dev")
+
+
+def _known_answers(dataset: Path) -> dict[str, tuple[str, ...]]:
+    """The right answers to each question, the reference first, then its aliases."""
+    rows = read_rows(dataset / "questions.jsonl")
+    return {row["id"]: (row.get("answer", ""), *row.get("aliases", ())) for row in rows if "id" in row}
 
 
 def _examples(dataset: Path, dev_groups: int) -> tuple[list[RaftExample], list[RaftExample]]:
@@ -138,10 +146,10 @@ def pair_length(pair: TokenPair, objective: str) -> int:
 
 
 def _asked_plan(recipe: TrainRecipe, dataset: Path, chunks: Mapping[str, Chunk], tokenizer: Any) -> PreferencePlan:
-    aliases = {row.get("id"): row.get("aliases", ()) for row in read_rows(dataset / "questions.jsonl")}
+    known = _known_answers(dataset)
     train, dev = _examples(dataset, recipe.watch.dev_groups)
     examples = [*train, *dev]
-    asked = [_ask(tokenizer, example, chunks, aliases.get(example.question_id, ())) for example in examples]
+    asked = [_ask(tokenizer, example, chunks, known.get(example.question_id, ())[1:]) for example in examples]
     room = recipe.max_tokens - recipe.preference.max_new_tokens
     fitting = [number for number, item in enumerate(asked) if len(item.prompt) <= room]
     kept = [number for number in fitting if number < len(train)]

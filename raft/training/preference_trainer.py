@@ -7,7 +7,6 @@ trainer.train()
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,8 +85,6 @@ class PreferenceLog(TrainerCallback):
         row = state.log_history[-1]
         if "loss" in row:
             row["tokens_per_second"] = round(self._tokens / (time.monotonic() - self._began), 1)
-            if not math.isfinite(row["loss"]):
-                raise ModelError(f"the loss is {row['loss']} at step {state.global_step}", "Lower optim.lr")
         if kept := _curve_row(row):
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(kept) + "\n")

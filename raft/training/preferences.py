@@ -1,7 +1,8 @@
 """Preference pairs: a question over its documents with an answer to be preferred and one to be avoided.
 
-From a RAFT dataset, by rules. The chosen answer is the example's target; the rejected one has its form and errs in one
-way. For "What is the first dose?" over three documents of which the second says 12 mg:
+They are made from a RAFT dataset, by rules. The chosen answer is the example's target; the rejected one has its form
+(as many quotes, words of its own where the target has some, the same account of the documents that do not help) and
+errs in one way. For "What is the first dose?" over three documents of which the second says 12 mg:
 
     distractor      Document [3] says ##begin_quote##Children start with 5 mg.##end_quote## <ANSWER>: 5 mg
     invented_quote  Document [2] says ##begin_quote##Adults start with 40 mg.##end_quote## <ANSWER>: 40 mg
@@ -11,12 +12,7 @@ way. For "What is the first dose?" over three documents of which the second says
 A rejected answer never holds the right one, so that no training lowers what is right; for the same reason there is no
 kind "right, but without a quote": the reward for quotes (rewards.py) teaches that without punishing the answer.
 
-From a file of JSON lines, such as people's own choices::
-
-    {"question": "What is the first dose?", "documents": [{"title": "Formulary", "text": "Adults start with 12 mg."}],
-     "chosen": "Document [1] says ...\\n<ANSWER>: 12 mg", "rejected": "...\\n<ANSWER>: 5 mg"}
-
-where a document may also be the id of a chunk of the dataset, and ``"split": "dev"`` keeps a pair for the dev loss.
+Pairs from a file: preference_file.py.
 """
 
 from __future__ import annotations
@@ -26,27 +22,25 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 from raft.corpus.spans import find_span, normalize
 from raft.errors import InputError
-from raft.prompts import REFUSAL, parse_answer, render_rationale, render_refusal, render_target
+from raft.prompts import REFUSAL, is_refusal, parse_answer, render_rationale, render_refusal, render_target
 from raft.prompts import without_quotes as own_words
 from raft.records import Answer, AnswerType, Chunk, Quote, RaftExample
-from raft.rows import read_rows
 from raft.training.rewards import normalize_answer, token_f1
 
 KINDS = ("distractor", "invented_quote", "refusal", "invented")
 
 _CLOSED: frozenset[AnswerType] = frozenset({"yesno", "label"})  # they follow from a quote without standing in it
+_OPPOSITE = {"yes": "no", "no": "yes"}
 _TOO_CLOSE = 0.5  # word F1 from which a final answer may be right in part
+_FEW = 8  # reasonings drawn to find one that is another question's
 _SENTENCE_WORDS = range(4, 41)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _AMOUNT = re.compile(r"\d+(?:[.,]\d+)*(?: ?(?:%|[^\W\d_]+))?")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WHOLE = re.compile(r"(?<![\d.,])\d{1,9}(?![.,]?\d)")
-_RATIONALE = re.compile(r"Documents? \[[^#]*?\b(?:holds?|does|do)\b[^#]*?\. Document \[\d+\] says")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +66,37 @@ class _Told:
     answer: str
     answer_type: AnswerType
     reasoning: str
-    quotes: Mapping[str, str]
+    quotes: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """What the other questions of a dataset say; ``form`` is that of the dataset's targets."""
+    """What a dataset says. ``form`` is that of its targets, and ``titled`` says whether those that tell which documents
+    are noise tell what these speak of. ``reasonings`` are (question, its own words beside quotes and answer),
+    ``reasoned`` is the share of answers that have such words."""
 
     form: str
+    titled: bool
     by_chunk: Mapping[str, Sequence[_Told]]
     by_type: Mapping[AnswerType, Sequence[str]]
+    reasonings: Sequence[tuple[str, str]]
+    reasoned: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a rejected answer to an example has to look like: as its target does, so that only what it says tells it
+    from that. ``quotes``: how many; ``reasons``: in words of its own too, ``reasoning`` are the target's; ``verdict``:
+    the one it gives where yes or no is asked for."""
+
+    example: RaftExample
+    documents: Sequence[Chunk]
+    pool: _Pool
+    drawn: random.Random
+    quotes: int
+    reasons: bool
+    reasoning: str
+    verdict: str | None
 
 
 # --- from a dataset --------------------------------------------------------------------------------------------------
@@ -92,31 +107,39 @@ def make_pairs(
     chunks: Mapping[str, Chunk],
     shares: Mapping[str, float],
     *,
+    known: Mapping[str, Sequence[str]] | None = None,
     per_example: int = 1,
     seed: int = 0,
     split: str = "train",
 ) -> list[PreferencePair]:
     """The pairs of the examples: up to ``per_example`` of each, of different kinds, drawn by ``shares`` (weight by
-    kind) among those that the example allows. An example that allows none has none.
+    kind) among those that the example allows. An example that allows none has none. ``known`` are other right answers
+    by question, such as aliases.
 
     A pair depends on its example, the set of all examples and the seed, never on their order. Raises InputError when
     ``chunks`` lacks a chunk that an example names.
     """
-    pool = _make_pool(examples)
+    contexts = [_context(example, chunks) for example in examples]
+    pool = _make_pool(list(zip(examples, contexts, strict=True)))
     pairs = []
-    for example in examples:
-        try:
-            documents = tuple(chunks[name] for name in example.context)
-        except KeyError as missing:
-            raise InputError(f"example {example.id} names chunk {missing}, which chunks.jsonl lacks") from None
+    for example, documents in zip(examples, contexts, strict=True):
         drawn = random.Random(f"{seed}:{example.id}")
         kinds = _kinds_in_order(example, shares, drawn)
-        texts = ((kind, next(_rejected(kind, example, documents, pool, drawn), None)) for kind in kinds)
+        wanted = _wanted(example, documents, pool, drawn)
+        right = (known or {}).get(example.question_id, ())
+        texts = ((kind, next(_rejected(kind, wanted, right), None)) for kind in kinds)
         for kind, rejected in islice(((kind, text) for kind, text in texts if text is not None), per_example):
             name = f"{example.id}:{kind}"
             answers = example.target, rejected
             pairs.append(PreferencePair(name, example.question, documents, *answers, kind, example.draw, split))
     return pairs
+
+
+def _context(example: RaftExample, chunks: Mapping[str, Chunk]) -> tuple[Chunk, ...]:
+    try:
+        return tuple(chunks[name] for name in example.context)
+    except KeyError as missing:
+        raise InputError(f"example {example.id} names chunk {missing}, which chunks.jsonl lacks") from None
 
 
 def _kinds_in_order(example: RaftExample, shares: Mapping[str, float], drawn: random.Random) -> list[str]:
@@ -130,187 +153,233 @@ def _kinds_in_order(example: RaftExample, shares: Mapping[str, float], drawn: ra
     return sorted(keys, key=lambda kind: -keys[kind])
 
 
-def _make_pool(examples: Sequence[RaftExample]) -> _Pool:
-    answered = [(example, parse_answer(example.target)) for example in sorted(examples, key=lambda e: e.id)]
-    answered = [(example, answer) for example, answer in answered if not answer.abstained]
-    if any(_RATIONALE.match(example.target) for example, _ in answered):
-        form = "noise"
-    else:
-        form = "quotes" if any(answer.reasoning for _, answer in answered) else "plain"
+def _make_pool(given: Sequence[tuple[RaftExample, Sequence[Chunk]]]) -> _Pool:
+    read = [(example, documents, parse_answer(example.target)) for example, documents in given]
+    read.sort(key=lambda each: each[0].id)
+    form, titled = _form_of(read)
     by_chunk: dict[str, list[_Told]] = {}
     by_type: dict[AnswerType, dict[str, None]] = {}
-    for example, answer in answered:
+    reasonings = []
+    answered = [each for each in read if not each[2].abstained]
+    for example, documents, answer in answered:
         by_type.setdefault(example.answer_type, {})[example.answer] = None
-        places = [(q.document, q.text) for q in answer.quotes if q.document is not None]
-        quotes = {example.context[n - 1]: text for n, text in places if 0 < n <= len(example.context)}
-        reasoning = own_words(answer.reasoning) if form == "quotes" else ""
+        quotes: dict[str, tuple[str, ...]] = {}
+        for quote in answer.quotes:
+            if quote.document is not None and 0 < quote.document <= len(example.context):
+                name = example.context[quote.document - 1]
+                quotes[name] = (*quotes.get(name, ()), quote.text)
+        reasoning = _own_reasoning(example, documents, answer, form)
+        reasonings += [(example.question_id, reasoning)] if reasoning else []
         told = _Told(example.question_id, example.answer, example.answer_type, reasoning, quotes)
         for name in quotes:
             if told not in by_chunk.setdefault(name, []):
                 by_chunk[name].append(told)
-    return _Pool(form, by_chunk, {kind: list(answers) for kind, answers in by_type.items()})
+    known = {kind: list(answers) for kind, answers in by_type.items()}
+    reasoned = len(reasonings) / len(answered) if answered else 0.0
+    return _Pool(form, titled, by_chunk, known, list(dict.fromkeys(reasonings)), reasoned)
 
 
-def _rejected(
-    kind: str, example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random
-) -> Iterator[str]:
+def _form_of(read: Sequence[tuple[RaftExample, Sequence[Chunk], Answer]]) -> tuple[str, bool]:
+    """The form of a dataset's targets, and whether they say what the documents that do not help speak of."""
+    noise = False
+    for example, documents, answer in read:
+        bare, titled = _rationales(example, documents)
+        if titled != bare and example.target.startswith(titled):
+            return "noise", True
+        noise = noise or (bool(bare) and not answer.abstained and example.target.startswith(bare))
+    if noise:
+        return "noise", False
+    return "quotes" if any(answer.reasoning for _, _, answer in read) else "plain", False
+
+
+def _rationales(example: RaftExample, documents: Sequence[Chunk]) -> tuple[str, str]:
+    """What the example's target begins with in the form "noise": without titles, and with them."""
+    titles, holding = [document.title for document in documents], _holding(example)
+    return render_rationale(holding, len(documents)), render_rationale(holding, len(documents), titles)
+
+
+def _holding(example: RaftExample) -> list[int]:
+    """The numbers, from 1, of the documents that hold the answer."""
+    places = enumerate(example.context, 1)
+    return [place for place, name in places if example.oracle_present and name in example.oracle_ids]
+
+
+def _own_reasoning(example: RaftExample, documents: Sequence[Chunk], answer: Answer, form: str) -> str:
+    """The words of a target beside its quotes, its answer and what it says of noise."""
+    thought = answer.reasoning
+    if form == "noise":
+        bare, titled = _rationales(example, documents)
+        thought = thought.removeprefix(titled).removeprefix(bare)
+    return own_words(thought)
+
+
+def _wanted(example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random) -> _Wanted:
+    target = parse_answer(example.target)
+    asks_yes_or_no = example.answer_type == "yesno"
+    if target.abstained:
+        verdict = drawn.choice(("yes", "no")) if asks_yes_or_no else None
+        return _Wanted(example, documents, pool, drawn, 1, drawn.random() < pool.reasoned, "", verdict)
+    verdict = _OPPOSITE.get(normalize_answer(example.answer).partition(" ")[0]) if asks_yes_or_no else None
+    reasoning = _own_reasoning(example, documents, target, pool.form)
+    quotes = len(target.quotes) if example.oracle_present else 1
+    return _Wanted(example, documents, pool, drawn, quotes, bool(reasoning), reasoning, verdict)
+
+
+def _rejected(kind: str, wanted: _Wanted, right: Sequence[str]) -> Iterator[str]:
     """Rejected answers of one kind, likeliest first, that hold nothing right."""
     if kind == "refusal":
-        found: Iterable[str] = [_refusal(len(documents), pool.form)]
+        found: Iterable[str] = [_refusal(wanted)]
     elif kind == "invented_quote":
-        found = _with_invented_quote(example, documents, pool, drawn)
+        found = _with_invented_quote(wanted)
     else:
-        found = _from_distractor(example, documents, pool, drawn)
-    return (text for text in found if is_wrong(text, example))
+        found = _from_distractor(wanted)
+    return (text for text in found if is_wrong(text, wanted.example, right))
 
 
-def is_wrong(text: str, example: RaftExample) -> bool:
+def is_wrong(text: str, example: RaftExample, known: Sequence[str] = ()) -> bool:
     """Whether nothing in the text is right for the example: it refuses where the target answers or the other way
     round, and neither holds the answer nor gives one that is like it (a part of it, one of its numbers, or half of its
-    words)."""
+    words). ``known`` are other right answers: aliases, and the answer where the target refuses."""
     said, target = parse_answer(text), parse_answer(example.target)
     if text == example.target or not said.well_formed:
         return False
     if said.abstained:
         return not target.abstained
-    final, right = normalize_answer(said.final), normalize_answer(example.answer)
+    if target.abstained and example.answer_type == "yesno":
+        return True  # whichever of the two it is, the documents do not say so
+    right = [answer for answer in (example.answer, *known) if not is_refusal(answer)]
+    return all(_differs(text, said.final, answer, example.answer_type) for answer in right)
+
+
+def _differs(text: str, said: str, answer: str, answer_type: AnswerType) -> bool:
+    """Whether a text whose final answer is ``said`` holds nothing of ``answer``."""
+    final, right = normalize_answer(said), normalize_answer(answer)
     if not right:
         return True
-    if example.answer_type in _CLOSED:
-        return final.split()[:1] != right.split()[:1] if example.answer_type == "yesno" else final != right
+    if answer_type in _CLOSED:
+        return final.split()[:1] != right.split()[:1] if answer_type == "yesno" else final != right
     if _holds(normalize_answer(text), right) or _holds(right, final):
         return False
-    numbers, known = set(_NUMBER.findall(said.final)), set(_NUMBER.findall(example.answer))
+    numbers, known = set(_NUMBER.findall(said)), set(_NUMBER.findall(answer))
     if numbers and known:
         return numbers.isdisjoint(known)
-    return token_f1(said.final, example.answer) < _TOO_CLOSE
+    return token_f1(said, answer) < _TOO_CLOSE
 
 
 def _holds(text: str, words: str) -> bool:
     return f" {words} " in f" {text} "
 
 
-def _render(form: str, answer: str, reasoning: str, quotes: Sequence[Quote], count: int) -> str:
-    """A target in the form of the dataset's, over ``count`` documents."""
-    if form == "plain":
+def _render(wanted: _Wanted, answer: str, reasoning: str, quotes: Sequence[Quote], holding: Sequence[int]) -> str:
+    """A target in the form of the dataset's that takes the documents ``holding`` for those with the answer."""
+    if wanted.pool.form == "plain":
         return render_target(answer)
-    if form == "quotes":
-        return render_target(answer, reasoning, quotes)
-    rationale = render_rationale(sorted({quote.document for quote in quotes if quote.document}), count)
-    return f"{rationale} {render_target(answer, reasoning, quotes)}"
+    told = render_target(answer, reasoning, quotes)
+    return told if wanted.pool.form == "quotes" else f"{_rationale(wanted, holding)} {told}".strip()
 
 
-def _refusal(count: int, form: str) -> str:
-    if form == "quotes":
+def _rationale(wanted: _Wanted, holding: Sequence[int]) -> str:
+    titles = [document.title for document in wanted.documents] if wanted.pool.titled else None
+    return render_rationale(holding, len(wanted.documents), titles)
+
+
+def _refusal(wanted: _Wanted) -> str:
+    if wanted.pool.form == "quotes":
         return render_refusal()
-    return render_target(REFUSAL, render_rationale((), count) if form == "noise" else "")
+    return render_target(REFUSAL, _rationale(wanted, ()) if wanted.pool.form == "noise" else "")
 
 
-def _from_distractor(
-    example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random
-) -> Iterator[str]:
+def _from_distractor(wanted: _Wanted) -> Iterator[str]:
     """Answers taken from a document that does not hold the answer, quoted verbatim: what another question asks of it,
     or else what one of its sentences says."""
+    example, drawn = wanted.example, wanted.drawn
     places = [place for place, name in enumerate(example.context, 1) if name not in example.oracle_ids]
     drawn.shuffle(places)
     for place in places:
-        told = [each for each in pool.by_chunk.get(example.context[place - 1], ()) if _could_answer(each, example)]
+        name = example.context[place - 1]
+        told = [each for each in wanted.pool.by_chunk.get(name, ()) if _could_answer(each, wanted)]
         for each in drawn.sample(told, len(told)):
-            quote = Quote(each.quotes[example.context[place - 1]], place)
-            yield _render(pool.form, each.answer, each.reasoning, [quote], len(documents))
+            yield _said_of(wanted, place, each.answer, each.quotes[name], each.reasoning)
     for place in places:
-        found = [" ".join(part.split()) for part in _SENTENCE_END.split(documents[place - 1].text)]
-        sentences = [sentence for sentence in found if len(sentence.split()) in _SENTENCE_WORDS]
+        sentences = _sentences(wanted.documents[place - 1])
         for sentence in drawn.sample(sentences, len(sentences)):
-            for answer in _answers_of(sentence, example, pool, drawn):
-                yield _render(pool.form, answer, "", [Quote(sentence, place)], len(documents))
+            for answer in _answers_of(sentence, wanted):
+                yield _said_of(wanted, place, answer, (sentence,))
 
 
-def _could_answer(told: _Told, example: RaftExample) -> bool:
-    same_type = example.answer_type in ("unanswerable", told.answer_type)
-    return same_type and told.question_id != example.question_id
+def _could_answer(told: _Told, wanted: _Wanted) -> bool:
+    example = wanted.example
+    if wanted.verdict is not None and normalize_answer(told.answer).partition(" ")[0] != wanted.verdict:
+        return False
+    return example.answer_type in ("unanswerable", told.answer_type) and told.question_id != example.question_id
 
 
-def _answers_of(sentence: str, example: RaftExample, pool: _Pool, drawn: random.Random) -> Iterator[str]:
+def _sentences(document: Chunk) -> list[str]:
+    found = [" ".join(part.split()) for part in _SENTENCE_END.split(document.text)]
+    return [sentence for sentence in found if len(sentence.split()) in _SENTENCE_WORDS]
+
+
+def _said_of(wanted: _Wanted, place: int, answer: str, quotes: Sequence[str], reasoning: str = "") -> str:
+    """The answer taken from document ``place``, by these quotes and, where more are wanted, other sentences of it."""
+    more = [sentence for sentence in _sentences(wanted.documents[place - 1]) if sentence not in quotes]
+    texts = [*quotes, *wanted.drawn.sample(more, len(more))][: wanted.quotes]
+    if not wanted.reasons:
+        reasoning = ""
+    elif not reasoning:
+        reasoning = _reasoning_for(wanted, place, answer)
+    return _render(wanted, answer, reasoning, [Quote(text, place) for text in texts], [place])
+
+
+def _reasoning_for(wanted: _Wanted, place: int, answer: str) -> str:
+    """Words to stand before an answer that nobody has explained: the target's with this answer in the place of its
+    own, or else another question's, best of the same document."""
+    example, drawn = wanted.example, wanted.drawn
+    if wanted.reasoning and (swapped := _with_answer(wanted.reasoning, example.answer, answer)) != wanted.reasoning:
+        return swapped
+    told = wanted.pool.by_chunk.get(example.context[place - 1], ())
+    known = [(each.question_id, each.reasoning) for each in told if each.reasoning]
+    others = [
+        *drawn.sample(known, len(known)),
+        *drawn.sample(wanted.pool.reasonings, min(_FEW, len(wanted.pool.reasonings))),
+    ]
+    return next((text for question, text in others if question != example.question_id), wanted.reasoning)
+
+
+def _answers_of(sentence: str, wanted: _Wanted) -> Iterator[str]:
     """What somebody might take a sentence to answer, by the type of the answer that was asked for."""
-    if example.answer_type == "yesno":
-        yield "no" if normalize_answer(example.answer).startswith("yes") else "yes"
-    elif example.answer_type == "label":
-        labels = pool.by_type.get("label", ())
-        yield from drawn.sample(labels, len(labels))
-    elif example.answer_type == "number":
+    kind = wanted.example.answer_type
+    if wanted.verdict is not None:
+        yield wanted.verdict
+    elif kind in _CLOSED:
+        known = wanted.pool.by_type.get(kind, ())
+        yield from wanted.drawn.sample(known, len(known))
+    elif kind == "number":
         yield from _AMOUNT.findall(sentence)
     else:
         yield sentence.rstrip(" .!?;:")
 
 
-def _with_invented_quote(
-    example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random
-) -> Iterator[str]:
+def _with_invented_quote(wanted: _Wanted) -> Iterator[str]:
     """The target with another answer in the place of its own, in its quotes too: what they say stands nowhere."""
-    target = parse_answer(example.target)
-    texts = [normalize(document.text) for document in documents]
-    for answer in _other_answers(example, pool, drawn):
-        quotes = [Quote(_with_answer(quote.text, example.answer, answer), quote.document) for quote in target.quotes]
+    own = wanted.example.answer
+    target = parse_answer(wanted.example.target)
+    texts = [normalize(document.text) for document in wanted.documents]
+    for answer in _other_answers(wanted):
+        quotes = [Quote(_with_answer(quote.text, own, answer), quote.document) for quote in target.quotes]
         if any(all(normalize(quote.text) not in text for text in texts) for quote in quotes):
-            reasoning = _reasoning_with(target, example.answer, answer) if pool.form == "quotes" else ""
-            yield _render(pool.form, answer, reasoning, quotes, len(documents))
+            reasoning = _with_answer(wanted.reasoning, own, answer)
+            yield _render(wanted, answer, reasoning, quotes, _holding(wanted.example))
 
 
-def _other_answers(example: RaftExample, pool: _Pool, drawn: random.Random) -> Iterator[str]:
-    known = [answer for answer in pool.by_type.get(example.answer_type, ()) if answer != example.answer]
+def _other_answers(wanted: _Wanted) -> Iterator[str]:
+    own, drawn = wanted.example.answer, wanted.drawn
+    known = [answer for answer in wanted.pool.by_type.get(wanted.example.answer_type, ()) if answer != own]
     yield from drawn.sample(known, len(known))
-    if number := _WHOLE.search(example.answer):
+    if number := _WHOLE.search(own):
         other = str(int(number.group()) * drawn.choice((2, 3, 5)) + drawn.choice((1, 2)))
-        yield example.answer[: number.start()] + other + example.answer[number.end() :]
+        yield own[: number.start()] + other + own[number.end() :]
 
 
 def _with_answer(text: str, answer: str, other: str) -> str:
     span = find_span(text, answer)
     return text if span is None else text[: span[0]] + other + text[span[1] :]
-
-
-def _reasoning_with(target: Answer, answer: str, other: str) -> str:
-    return _with_answer(own_words(target.reasoning), answer, other)
-
-
-# --- from a file -----------------------------------------------------------------------------------------------------
-
-
-def read_pairs(path: Path, chunks: Mapping[str, Chunk]) -> list[PreferencePair]:
-    """The pairs of a JSON lines file; ``chunks`` are those that its rows may name by id.
-
-    Raises InputError naming the row that lacks a field, names an unknown chunk or prefers an answer to itself.
-    """
-    pairs = [_pair_of(row, f"{path} row {number}", number, chunks) for number, row in enumerate(read_rows(path), 1)]
-    if not any(pair.split == "train" for pair in pairs):
-        raise InputError(f"{path} holds no pair to train on ({len(pairs)} rows)", 'Rows of "split": "dev" do not count')
-    return pairs
-
-
-def _pair_of(row: Mapping[str, Any], where: str, number: int, chunks: Mapping[str, Chunk]) -> PreferencePair:
-    for name in ("question", "chosen", "rejected"):
-        if not isinstance(row.get(name), str) or not row[name].strip():
-            raise InputError(f"{where} has no {name!r}", "A pair has question, documents, chosen and rejected")
-    if row["chosen"].strip() == row["rejected"].strip():
-        raise InputError(f"{where}: chosen and rejected are the same", "Leave the row out")
-    if not isinstance(row.get("documents"), list):
-        raise InputError(f"{where} has no list 'documents'", "Give titles and texts, or ids of the dataset's chunks")
-    split = row.get("split", "train")
-    if split not in ("train", "dev"):
-        raise InputError(f"{where}: split is {split!r}, expected train or dev")
-    documents = tuple(_document(given, where, place, chunks) for place, given in enumerate(row["documents"], 1))
-    name = str(row.get("id", f"pair-{number}"))
-    return PreferencePair(name, row["question"], documents, row["chosen"], row["rejected"], "given", 0, split)
-
-
-def _document(given: Any, where: str, place: int, chunks: Mapping[str, Chunk]) -> Chunk:
-    if isinstance(given, str):
-        if given not in chunks:
-            raise InputError(f"{where}: document {place} is {given!r}, which is no chunk of the dataset")
-        return chunks[given]
-    text, title = (given.get("text"), given.get("title", "")) if isinstance(given, dict) else (None, "")
-    if not isinstance(text, str) or not isinstance(title, str):
-        raise InputError(f"{where}: document {place} is neither a chunk's id nor {{title, text}}")
-    name = title or f"document {place}"
-    return Chunk(f"{name}#0", name, text, 0, len(text), title)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.artifacts import Draft, check_free, open_artifact, writing
-from raft.config_train import TrainRecipe
+from raft.config_train import MAY_CHANGE_ON_RESUME, TrainRecipe
 from raft.errors import InputError, ModelError
 from raft.llm.local import inherited_labels
 from raft.models import model_fingerprint, quiet_libraries, resolve_encoder, resolve_precision
@@ -36,6 +36,7 @@ from raft.training.plan import write_seen
 from raft.training.retrieval_batches import Asked, Row, find_twins, make_batches, read_asked
 from raft.training.run import Progress, peak_memory_mb
 from raft.training.tokenize import read_chunks
+from raft.training.trackers import check_trackers
 
 Measured = dict[str, float]
 CUTOFFS = (1, 5, 10)
@@ -91,11 +92,14 @@ def tune(
     """
     quiet_libraries()
     check_free(out, overwrite)
+    check_trackers(recipe.watch.trackers)
     data = open_artifact(dataset, "dataset")
     base = resolve_encoder(recipe.model, "reranker" if recipe.objective == "reranker" else "encoder")
     inputs = {"dataset": data.fingerprint, "model": model_fingerprint(base)}
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
-    with writing(out, recipe.objective, settings, inputs, overwrite=overwrite, resume=resume) as draft:
+    with writing(
+        out, recipe.objective, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
+    ) as draft:
         plan = make_tuning_plan(recipe, dataset)
         write_seen(dataset, draft.folder, recipe.model)
         summary = _run(recipe, plan, base, draft, out, on_step or (lambda *_: None))
@@ -146,6 +150,7 @@ def _run(
 
     from raft.training.retrieval_trainer import TuningLog, make_tuning_trainer
     from raft.training.trainer import last_checkpoint
+    from raft.training.watch import Guard, watch
 
     began = time.monotonic()
     set_seed(recipe.seed)  # a reranker's new head is drawn here
@@ -154,13 +159,15 @@ def _run(
     _shorten(model, recipe)
     prompts = _prompts(model, recipe)
     checkpoints = draft.folder / "checkpoints"
-    log = TuningLog(draft.folder / "log.jsonl", [len(batch) for batch in plan.batches], on_step)
+    guard = Guard(recipe, lambda step: [f'"{row.question}"' for row in plan.batches[step - 1]], on_step)
+    log = TuningLog(draft.folder / "log.jsonl", [len(batch) for batch in plan.batches], guard)
     trainer = make_tuning_trainer(
         model, plan.batches, plan.dev_batches, plan.texts, log, objective=recipe.objective, folder=checkpoints,
         optim=recipe.optim.model_dump(), watch=recipe.watch.model_dump(), seed=recipe.seed,
         retrieval=recipe.retrieval.model_dump() | prompts,
         bfloat16=resolve_precision(recipe.precision) == torch.bfloat16,
     )  # fmt: skip
+    watch(trainer, recipe, model, base, draft.folder)
     checkpoint = last_checkpoint(checkpoints)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

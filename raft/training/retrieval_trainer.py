@@ -10,7 +10,6 @@ skips exactly those it has done, and no two rows of a batch answer one another (
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,8 +48,6 @@ class TuningLog(TrainerCallback):
         row = state.log_history[-1]
         if "loss" in row:
             row["examples_per_second"] = round(self._examples / (time.monotonic() - self._began), 2)
-            if not math.isfinite(row["loss"]):
-                raise ModelError(f"the loss is {row['loss']} at step {state.global_step}", "Lower optim.lr")
         if kept := _curve_row(row):
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(kept) + "\n")

@@ -8,6 +8,7 @@ settings, so that the gain can be stated. One trained model is kept at a time, t
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import time
@@ -19,16 +20,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from raft.artifacts import MANIFEST, RESUME, Draft, check_free, parse_manifest, remove, writing
-from raft.config_train import TrainRecipe
+from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
 from raft.config_tune import TuneRecipe, settings_of, with_settings
 from raft.errors import InputError, ModelError
 from raft.llm.local import resolve_base
 from raft.models import model_fingerprint, quiet_libraries, resolve_encoder
-from raft.rows import read_rows
+from raft.places import partial_folder
+from raft.training.instructions import is_rows_file
 from raft.training.objectives import run_objective
-from raft.training.plan import data_facts
+from raft.training.plan import data_facts, make_plan
+from raft.training.preference_rows import make_preference_plan
+from raft.training.retrieval import make_tuning_plan
 from raft.training.search_report import write_report
 from raft.training.search_study import (
+    BEGUN,
     OUTCOME,
     Tried,
     all_tried,
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
 
 STUDY = "study.log"
+_ATTEMPTS = 2  # of a trial that ends its process each time
 BEST_MODEL = "best"
 OnTrial = Callable[[Tried], None]
 
@@ -77,11 +83,12 @@ def search(
 ) -> SearchSummary:
     """Train with other settings again and again, and write the artefact ``out``: the trials, and the best recipe.
 
-    ``on_trial`` is given each trial as it finishes. Trials that run out of memory or diverge count as failed.
+    ``on_trial`` is given each trial as it finishes. Trials that run out of memory or diverge count as failed, and so do
+    those that end the process twice at the same place.
 
     Raises ArtifactError when the dataset is missing or damaged, ``out`` is taken or partial work differs, InputError
-    when the dataset has no dev split or no example fits, ModelError when Optuna or the model is missing, or no trial
-    gave a dev loss.
+    when there is nothing to measure a dev loss on or no example fits, ModelError when Optuna or the model is missing,
+    or no trial gave a dev loss.
     """
     require_optuna()
     quiet_libraries()
@@ -102,20 +109,45 @@ def search(
 
 
 def check_inputs(start: TrainRecipe, dataset: Path) -> dict[str, str]:
-    """The fingerprints of the dataset and of the model that is tuned. Raises InputError when the dataset has no dev
-    split, ArtifactError when it is missing or damaged, ModelError when the model cannot be found."""
+    """The fingerprints of the dataset and of the model that is tuned. Raises InputError when it leaves nothing to
+    measure a dev loss on, ArtifactError when it is missing or damaged, ModelError when the model cannot be found."""
     inputs, _ = data_facts(start, dataset)
-    dev = dataset / "dev.jsonl"
-    if start.objective != "pretrain" and (not dev.exists() or next(read_rows(dev), None) is None):
-        raise InputError(
-            f"{dataset} has no dev split, and what is searched is the lowest dev loss",
-            "Generate it with a share for dev: split.dev = 0.1",
-        )
     if start.objective in ("encoder", "reranker"):
         base = resolve_encoder(start.model, "reranker" if start.objective == "reranker" else "encoder")
     else:
         base = resolve_base(start.model)
+    _check_dev(start, dataset, base)
     return inputs | {"model": model_fingerprint(base)}
+
+
+def _check_dev(start: TrainRecipe, dataset: Path, base: Path) -> None:
+    """Raises InputError where a training would measure no dev loss: what it will run says so before any of it does."""
+    pairs = start.preference.pairs
+    if start.objective == "pretrain":
+        remedy = "An index of two documents or more keeps one back"
+    elif is_rows_file(dataset):
+        remedy = "A file of two rows or more keeps one back"
+    elif pairs is not None:
+        remedy = 'Mark some of its rows with "split": "dev"'
+    else:
+        remedy = "Generate it with a share for dev: split.dev = 0.1"
+        if not (dataset / "dev.jsonl").exists():
+            raise _no_dev(dataset, "has no dev split", remedy)
+    if not _dev_of(start, dataset, base):
+        raise _no_dev(pairs or dataset, "holds nothing for dev that a training could measure a loss on", remedy)
+
+
+def _dev_of(start: TrainRecipe, dataset: Path, base: Path) -> Sequence[Any]:
+    """What a training would measure its dev loss on."""
+    if start.objective in ("encoder", "reranker"):
+        return make_tuning_plan(start, dataset).dev
+    if start.objective in PREFERENCE_OBJECTIVES:
+        return make_preference_plan(start, dataset, base).dev
+    return make_plan(start, dataset, base).dev
+
+
+def _no_dev(where: Path, what: str, remedy: str) -> InputError:
+    return InputError(f"{where} {what}, and what is searched is the lowest dev loss", remedy)
 
 
 def best_of(trials: Sequence[Tried]) -> Tried | None:
@@ -130,8 +162,42 @@ def _run_trials(study: Study, recipe: TuneRecipe, dataset: Path, folder: Path, o
         best = best_of(all_tried(study, recipe))
         kept = [str(best.number)] if best and recipe.keep == "best" else []
         _clear(folder, {*kept, str(trial.number), f"{trial.number}.partial"})
-        _run_trial(trial, recipe, dataset, folder / str(trial.number))
+        out = folder / str(trial.number)
+        if _attempt(trial, out) > _ATTEMPTS:
+            _give_up(trial)
+        else:
+            _run_trial(trial, recipe, dataset, out)
         on_trial(tried(study.get_trials(deepcopy=False)[trial.number], recipe))
+
+
+def _attempt(trial: Trial, out: Path) -> int:
+    """How many times, this one among them, the trial has begun where it begins now: from the same checkpoint. One that
+    gets further each time is not what ends its process."""
+    from raft.training.trainer import last_checkpoint
+
+    checkpoint = last_checkpoint(partial_folder(out) / "checkpoints")
+    place = MANIFEST if (out / MANIFEST).exists() else checkpoint.name if checkpoint else ""
+    before = trial.user_attrs.get(BEGUN, {})
+    count = before["count"] + 1 if before.get("place") == place else 1
+    trial.set_user_attr(BEGUN, {"place": place, "count": count})
+    return int(count)
+
+
+def _forget_attempt(trial: Trial) -> None:
+    """An error that was said, and CTRL-C, are no reason to give a trial up."""
+    with contextlib.suppress(OSError):  # a full disk, it may be
+        trial.set_user_attr(BEGUN, {})
+
+
+def _give_up(trial: Trial) -> None:
+    from optuna.trial import TrialState
+
+    reason = (
+        f"its process was ended {_ATTEMPTS} times at the same place without a word, as the system does when memory "
+        "runs out"
+    )
+    trial.set_user_attr(OUTCOME, {"steps": 0, "seconds": 0.0, "reason": reason})
+    trial.study.tell(trial, state=TrialState.FAIL)
 
 
 def _run_trial(trial: Trial, recipe: TuneRecipe, dataset: Path, out: Path) -> None:
@@ -149,6 +215,9 @@ def _run_trial(trial: Trial, recipe: TuneRecipe, dataset: Path, out: Path) -> No
         state = TrialState.PRUNED
     except ModelError as error:
         state, reason = TrialState.FAIL, str(error)
+    except BaseException:
+        _forget_attempt(trial)
+        raise
     _free_memory()
     outcome = {"steps": watch.step, "seconds": round(time.monotonic() - began, 1), "reason": reason}
     if state == TrialState.COMPLETE:
@@ -158,11 +227,13 @@ def _run_trial(trial: Trial, recipe: TuneRecipe, dataset: Path, out: Path) -> No
 
 
 def _recipe_of(trial: Trial, recipe: TuneRecipe) -> TrainRecipe:
-    """Raises ModelError when values that fit alone do not fit together."""
+    """The trial's, without the probe, which decides nothing between trials. Raises ModelError when values that fit
+    alone do not fit together."""
     try:
-        return with_settings(recipe.train, settings_of_trial(trial, recipe))
+        chosen = with_settings(recipe.train, settings_of_trial(trial, recipe))
     except ValidationError as error:
         raise ModelError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
+    return chosen.model_copy(update={"watch": chosen.watch.model_copy(update={"probe": False})})
 
 
 def _train(recipe: TrainRecipe, dataset: Path, out: Path, watch: _Watch) -> float:

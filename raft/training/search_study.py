@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.config_tune import Space, TuneRecipe, settings_of
+from raft.config_tune import Space, TuneRecipe, read_settings, settings_of
 from raft.errors import ModelError
 from raft.rows import Journal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 OUTCOME = "outcome"  # of a trial in the study: steps, seconds and, where it failed, the reason
+BEGUN = "begun"  # of a trial in the study: the checkpoint that it began from last, and how many times it has
 _DRAWS = 100  # for values that no trial has had; then there are hardly any left
 _DRAWS_OF_TPE = 10  # it likes to propose its best point again; the others are drawn at random
 _ENOUGH_FOR_IMPORTANCE = 20  # PED-ANOVA compares the best quarter with all: five trials with twenty
@@ -138,9 +139,10 @@ def _propose(study: Study, recipe: TuneRecipe, number: int) -> dict[str, Any] | 
     """Values that no trial has had: a training with the same ones would give the same loss."""
     if number == 0:
         return settings_of(recipe.train, recipe.search)
-    before = [settings_of_trial(trial, recipe) for trial in study.get_trials(deepcopy=False)]
+    had = (settings_of_trial(trial, recipe) for trial in study.get_trials(deepcopy=False))
+    before = [read_settings(recipe.train, settings) for settings in had]
     drawn = _grid(recipe) if recipe.sampler == "grid" else _draws(study, recipe, number)
-    return next((settings for settings in drawn if settings not in before), None)
+    return next((settings for settings in drawn if read_settings(recipe.train, settings) not in before), None)
 
 
 def _draws(study: Study, recipe: TuneRecipe, number: int) -> Iterator[dict[str, Any]]:

@@ -49,11 +49,14 @@ def with_soft_prompt(model: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, 
     rest = {key: value for key, value in batch.items() if key != "input_ids"}
     embedded = inner.get_input_embeddings()(batch["input_ids"])  # [1, T, width]
     own = torch.arange(count, device=positions.device)[None]
-    prefix, *branches = batch["segments"]
+    segments, parents = batch["segments"], batch.get("parents")
+    if parents is None:
+        rest["segments"] = (segments[0] + count, *segments[1:])
+    else:  # of several prefixes each goes on from the soft prompt
+        rest |= {"segments": (count, *segments), "parents": (-1, *(parent + 1 for parent in parents))}
     return inner, {
         **rest,
         "inputs_embeds": torch.cat([soft.to(embedded.dtype), embedded], dim=1),
         "position_ids": torch.cat([own, positions], dim=1),
-        "segments": (prefix + count, *branches),
         "logits_to_keep": batch["logits_to_keep"] + count,
     }

@@ -18,7 +18,7 @@ from typing import Any
 from raft.config_train import TokenWeightsRecipe
 from raft.errors import InputError
 from raft.models import prompt_ids, target_ids
-from raft.prompts import ANSWER_MARK, build_messages, quote_spans
+from raft.prompts import ANSWER_MARK, build_messages, is_refusal, quote_spans, render_target
 from raft.records import Chunk, RaftExample, chunk_from_row, example_from_row
 from raft.rows import read_rows
 
@@ -40,9 +40,19 @@ class Tokenized:
 
 
 def tokenize_example(
-    tokenizer: Any, example: RaftExample, chunks: Mapping[str, Chunk], weights: TokenWeightsRecipe = EVEN
+    tokenizer: Any,
+    example: RaftExample,
+    chunks: Mapping[str, Chunk],
+    weights: TokenWeightsRecipe = EVEN,
+    documents: bool = True,
 ) -> Tokenized:
-    """The example's ids. Raises InputError when the dataset lacks a chunk that the example names."""
+    """The example's ids; without ``documents`` those of its question asked closed-book and of its answer alone (DSF,
+    the baseline of the paper's section 4). Raises InputError when the dataset lacks a chunk that the example names."""
+    if not documents:
+        messages = build_messages(example.question, None)
+        return Tokenized(
+            example.id, prompt_ids(tokenizer, messages), target_ids(tokenizer, render_target(example.answer))
+        )
     try:
         context = [chunks[chunk_id] for chunk_id in example.context]
     except KeyError as missing:
@@ -92,6 +102,15 @@ def tokenize_groups(
     groups: Sequence[Sequence[RaftExample]],
     chunks: Mapping[str, Chunk],
     weights: TokenWeightsRecipe = EVEN,
+    documents: bool = True,
 ) -> list[list[Tokenized]]:
-    """Each group's examples as ids, groups kept."""
-    return [[tokenize_example(tokenizer, example, chunks, weights) for example in group] for group in groups]
+    """Each group's examples as ids, groups kept. Without ``documents`` those are left out that are refused for want of
+    a document: there is nothing to refuse then."""
+    return [
+        [
+            tokenize_example(tokenizer, example, chunks, weights, documents)
+            for example in group
+            if documents or example.answer_type == "unanswerable" or not is_refusal(example.answer)
+        ]
+        for group in groups
+    ]

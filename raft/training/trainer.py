@@ -11,7 +11,8 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from raft.config_train import LayersRecipe
-from raft.errors import ModelError
 from raft.training.attention import forward
+from raft.training.distributed import even_out, has_accelerator, mean_count, share_of_step
 from raft.training.methods import decoder_layers, set_unfrozen, unfrozen_layers
-from raft.training.packing import Packed, to_batch
+from raft.training.packing import Packed, split_packed, to_batch
 from raft.training.soft_prompts import is_soft, load_encoder, save_encoder
 
 CURVE = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second")
@@ -32,12 +33,44 @@ CURVE = ("step", "epoch", "loss", "eval_loss", "grad_norm", "learning_rate", "to
 class PackedTrainer(Trainer):
     """A Trainer whose sequences carry their own mask and answer positions, taken in the order given."""
 
+    held: tuple[int, ...] = ()  # segments of the sequence, or piece of one, that is being computed
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """The loss of a sequence, its gradients added to those there are. A sequence in pieces holds the activations
+        of one at a time."""
+        pieces = inputs.pop("pieces", None)
+        if pieces is None or num_items_in_batch is None:  # without the count each piece would weigh like a whole
+            pieces = [inputs]
+        total: Any = 0.0
+        for piece in pieces:
+            self.held = piece["segments"]
+            total = total + super().training_step(model, piece, num_items_in_batch)
+        self.held = ()
+        return total
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """(loss, None, None): the mean over the sequence's answer tokens, in pieces as they are trained."""
+        labels, total = inputs["labels"].numel(), 0.0
+        for piece in inputs.pop("pieces", [inputs]):
+            self.held = piece["segments"]
+            loss, _, _ = super().prediction_step(model, piece, True, ignore_keys)
+            total = total + loss * (piece["labels"].numel() / labels)
+        self.held = ()
+        return total, None, None
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """This process's sequences of an optimizer step, and the answer tokens that their losses are divided by."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, mean_count(self.accelerator, count)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if is_soft(self.model):
+        if self.args.should_save and is_soft(self.model):
             save_encoder(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -89,8 +122,6 @@ class LogFile(TrainerCallback):
         row = state.log_history[-1]
         if "loss" in row:
             row["tokens_per_second"] = round(self._tokens / (time.monotonic() - self._began), 1)
-            if not math.isfinite(row["loss"]):
-                raise ModelError(f"the loss is {row['loss']} at step {state.global_step}", "Lower optim.lr")
         if kept := _curve_row(row):
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(kept) + "\n")
@@ -124,12 +155,14 @@ def make_schedule(draws: Sequence[Sequence[Sequence[Packed]]], epochs: float, se
 
 
 def training_arguments(
-    folder: Path, *, steps: int, groups_per_step: int, optim: dict[str, Any], every_steps: int, has_dev: bool, seed: int
-) -> TrainingArguments:
-    """Trainer settings; ``optim`` holds lr, warmup_fraction, schedule, weight_decay and max_grad_norm."""
-    return TrainingArguments(
+    folder: Path, *, steps: int, groups_per_step: int, optim: dict[str, Any], every_steps: int, has_dev: bool,
+    seed: int, parallel: Mapping[str, Any] | None = None,
+) -> TrainingArguments:  # fmt: skip
+    """Trainer settings; ``optim`` holds lr, warmup_fraction, schedule, weight_decay and max_grad_norm, ``parallel``
+    what several processes need (distributed.py). Raises RecipeError where these cannot share a step evenly."""
+    arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, per_device_eval_batch_size=1,
-        gradient_accumulation_steps=groups_per_step, max_steps=steps, learning_rate=optim["lr"],
+        gradient_accumulation_steps=share_of_step(groups_per_step), max_steps=steps, learning_rate=optim["lr"],
         warmup_steps=round(steps * optim["warmup_fraction"]), lr_scheduler_type=optim["schedule"],
         weight_decay=optim["weight_decay"], max_grad_norm=optim["max_grad_norm"], optim="adamw_torch",
         logging_steps=1, logging_nan_inf_filter=False, eval_strategy="steps" if has_dev else "no",
@@ -137,8 +170,11 @@ def training_arguments(
         load_best_model_at_end=has_dev, metric_for_best_model="eval_loss", greater_is_better=False,
         prediction_loss_only=True, remove_unused_columns=False, label_names=["labels"], report_to=[],
         disable_tqdm=True, dataloader_num_workers=0, dataloader_pin_memory=False, seed=seed, data_seed=seed,
-        log_level="error", use_cpu=not torch.cuda.is_available(),
+        log_level="error", log_level_replica="error", use_cpu=not has_accelerator(),
+        average_tokens_across_devices=False, **(parallel or {}),  # PackedTrainer counts the tokens of all processes
     )  # fmt: skip
+    arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel would take several sequences at once, and lose them
+    return arguments
 
 
 def make_trainer(
@@ -148,16 +184,25 @@ def make_trainer(
     arguments: TrainingArguments,
     patience: int,
     callbacks: list[TrainerCallback],
+    piece_tokens: int | None = None,
+    kind: type[PackedTrainer] = PackedTrainer,
 ) -> PackedTrainer:
-    """The trainer, with early stopping when there is a dev set."""
+    """The trainer, with early stopping when there is a dev set. Sequences of more than ``piece_tokens`` tokens run as
+    several pieces."""
     if dev:
         callbacks = [*callbacks, EarlyStoppingCallback(patience)]
-    trainer = PackedTrainer(
-        model=model, args=arguments, train_dataset=schedule, eval_dataset=dev or None,
-        data_collator=lambda rows: to_batch(rows[0]), callbacks=callbacks,
+    trainer = kind(
+        model=model, args=arguments, train_dataset=even_out(schedule), eval_dataset=dev or None,
+        data_collator=partial(_collate, piece_tokens=piece_tokens), callbacks=callbacks,
     )  # fmt: skip
     trainer.remove_callback(_printer())
     return trainer
+
+
+def _collate(rows: Sequence[Packed], piece_tokens: int | None) -> dict[str, Any]:
+    """The batch of one sequence, and where it is too long those of its pieces."""
+    pieces = [rows[0]] if piece_tokens is None else split_packed(rows[0], piece_tokens)
+    return to_batch(rows[0]) | ({"pieces": [to_batch(piece) for piece in pieces]} if len(pieces) > 1 else {})
 
 
 def _printer() -> type[TrainerCallback]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -26,6 +25,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from raft.training.attention import forward
+from raft.training.moved import load_moved, save_moved
 from raft.training.packing import pack, to_batch
 from raft.training.preference_rows import TokenPair
 from raft.training.tokenize import Tokenized
@@ -34,8 +34,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that its interface may change; the tests would show it
     from trl.experimental.orpo import ORPOConfig as ORPOConfig
     from trl.experimental.orpo import ORPOTrainer
-
-WEIGHTS = "trained.safetensors"
 
 
 class _Quiet:
@@ -53,18 +51,11 @@ class _Quiet:
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trainer: Any = self
-        folder = Path(output_dir or trainer.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        moved = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
-        kept = {name: w.detach().contiguous() for name, w in trainer.model.named_parameters() if id(w) in moved}
-        save_file(kept, folder / WEIGHTS)
+        save_moved(trainer, Path(output_dir or trainer.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         trainer: Any = self
-        weights = dict(trainer.model.named_parameters())
-        with torch.no_grad():
-            for name, kept in load_file(Path(resume_from_checkpoint) / WEIGHTS).items():
-                weights[name].copy_(kept)
+        load_moved(trainer.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         trainer: Any = self

@@ -30,7 +30,8 @@ def call(*arguments: str) -> Result:
 def few(model: Path, *more: str) -> list[str]:
     """Two trainings of the tiny model, two steps each."""
     settings = [
-        f"train.model={model}", "train.optim.max_steps=2", "train.watch.every_steps=2", "train.precision=float32",
+        f"train.model={model}", "train.optim.max_steps=2", "train.watch.every_steps=2", "train.watch.probe=false",
+        "train.precision=float32",
         "search.optim.lr={low=1e-3, high=1e-1, log=true}", *more,
     ]  # fmt: skip
     return ["--trials", "2", *(part for setting in settings for part in ("--set", setting))]

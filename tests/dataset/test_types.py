@@ -226,6 +226,23 @@ def test_labels_of_refused_questions_documents_guard_the_dataset_too(tmp_path):
     assert open_artifact(tmp_path / "dataset", "dataset").facts["labels"] == ["board"]
 
 
+@pytest.mark.parametrize("named", ["model", "adapter"])
+def test_labels_of_what_the_teacher_was_tuned_on_guard_the_dataset_too(named, index, tmp_path):
+    """It may say what it has read there."""
+    from raft.artifacts import open_artifact, writing
+
+    with writing(tmp_path / "run", "adapter", {}, {}) as draft:
+        draft.facts |= {"labels": ["board"]}
+    for teacher, labels in (
+        ({named: str(tmp_path / "run")}, ["board"]),
+        ({named: str(tmp_path / "run"), "base_url": "http://localhost:1/v1"}, []),  # no run of this machine
+    ):
+        out = tmp_path / f"dataset-{len(labels)}"
+        recipe = recipe_of(teacher={"model": "scripted"} | teacher, questions={"types": {"yesno": 1}})
+        generate_dataset(recipe, index, out, ScriptedModel(teach))
+        assert open_artifact(out, "dataset").facts["labels"] == labels
+
+
 def test_words_of_two_documents_name_both_and_need_quotes_of_both(index, tmp_path):
     """A comparison that quotes one of its two documents would teach to compare with what is not there."""
 

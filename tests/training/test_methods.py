@@ -1,22 +1,24 @@
-"""Every method trains a tiny model: its own weights move, all others stay, and what is saved answers the same."""
+"""What methods do beside moving their own weights (test_pairs.py): soft prompts before packed sequences, layers that
+are let go one by one, stopping and going on."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from raft.config import load_recipe
-from raft.config_train import LayersRecipe, Method, TrainRecipe
+from raft.config_train import LayersRecipe, TrainRecipe
+from raft.config_tune import read_settings
 from raft.errors import ModelError, RecipeError
 from raft.llm.chat import ChatRequest
 from raft.llm.local import LocalModel
 from raft.models import load_language_model, load_tokenizer, prompt_ids
+from raft.places import partial_folder
 from raft.prompts import build_messages
-from raft.rows import read_rows
 from raft.training.attention import forward
 from raft.training.methods import decoder_layers, unfrozen_layers
 from raft.training.packing import pack_group, to_batch
@@ -24,25 +26,29 @@ from raft.training.plan import make_plan
 from raft.training.run import train
 from raft.training.student import load_student
 from raft.training.tokenize import read_chunks, read_groups, tokenize_groups
-from raft.training.trainer import LogFile, Unfreezing, make_trainer, training_arguments
+from raft.training.trainer import LogFile, Unfreezing, last_checkpoint, make_trainer, training_arguments
 from tests.factories import write_dataset
+from tests.training.small import same_runs, write_small_model
 from tests.training.test_packing import separate_loss
 
-METHODS = get_args(Method)
 SOFT = ("prompt_tuning", "p_tuning", "prefix_tuning")
 LR = {"ia3": 0.3, "prompt_tuning": 0.3, "p_tuning": 0.03, "prefix_tuning": 0.3, "full": 0.003}
-# what can be had of random weights by a few vectors before the prompt is little, but well above the noise
-LEAST_GAIN = {"prompt_tuning": 0.02, "p_tuning": 0.02, "prefix_tuning": 0.05}
 
 
 def recipe(model: Path, method: str, **settings: object) -> TrainRecipe:
-    pairs = {
+    usual = {
         "method": method, "optim.lr": LR.get(method, 0.01), "optim.epochs": 4, "optim.groups_per_step": 2,
-        "watch.every_steps": 4, "precision": "float32", "layers.top": 1, "layers.one_more_every_steps": 3,
-        "soft_prompt.tokens": 5, "soft_prompt.encoder_hidden": 16,
+        "watch.every_steps": 4, "watch.probe": False, "precision": "float32", "layers.top": 1,
+        "layers.one_more_every_steps": 3, "soft_prompt.tokens": 5, "soft_prompt.encoder_hidden": 16,
     }  # fmt: skip
-    text = [f"{k}={json.dumps(v)}" for k, v in (pairs | settings).items()]
+    read = read_settings(TrainRecipe(objective=settings.get("objective", "sft"), method=method), usual)
+    text = [f"{k}={json.dumps(v)}" for k, v in (read | settings).items()]
     return load_recipe(TrainRecipe, None, text, model=str(model))
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(student_folder, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -67,29 +73,31 @@ def run_steps(chosen: TrainRecipe, dataset: Path, base: Path, folder: Path, step
     return model, before, movable
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_its_own_weights_move_and_all_others_stay_bit_identical(
-    method: str, tiny_folder: Path, dataset: Path, tmp_path: Path
-) -> None:
-    model, before, movable = run_steps(recipe(tiny_folder, method), dataset, tiny_folder, tmp_path, 4)
-    after = dict(model.named_parameters())
-    assert movable
-    stayed = {name for name in before if torch.equal(before[name], after[name])}
-    assert stayed >= set(before) - movable
-    # what no gradient reaches: lora_A before lora_B is anything but 0 moves by rounding only, so most move
-    assert len(movable - stayed) > 0.9 * len(movable)
-    assert (method == "full") == (movable == set(before)) or method == "unfreeze"
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_loss_falls_and_what_is_saved_gives_the_reported_dev_loss(
+@pytest.mark.parametrize("method", ["dora", "p_tuning"])
+def test_what_is_saved_gives_the_reported_dev_loss(
     method: str, tiny_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:
     summary = train(recipe(tiny_folder, method), dataset, tmp_path / "tuned")
-    losses = [row["loss"] for row in read_rows(tmp_path / "tuned" / "log.jsonl") if "loss" in row]
-    assert max(losses[-2:]) < losses[0] - LEAST_GAIN.get(method, 0.1)
     tuned = LocalModel.load(str(tiny_folder), tmp_path / "tuned", precision="float32").model
     assert dev_loss(tuned, tiny_folder, dataset) == pytest.approx(summary.best_dev_loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["p_tuning", "prefix_tuning", "unfreeze"])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    method: str, tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    chosen = recipe(tiny_folder, method, **{"watch.every_steps": 2, "optim.max_steps": 5})
+
+    def stop(step: int, *_: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    train(chosen, dataset, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, dataset, tmp_path / "stopped", on_step=stop)
+    assert last_checkpoint(partial_folder(tmp_path / "stopped") / "checkpoints") is not None
+    train(chosen, dataset, tmp_path / "stopped", resume=True)
+    same_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
 def dev_loss(model: Any, folder: Path, dataset: Path) -> float:
@@ -187,3 +195,23 @@ def test_what_a_method_cannot_do_is_one_clear_line(tiny_folder: Path) -> None:
         load_student(recipe(tiny_folder, "ia3", **{"ia3.target_modules": ["nothing"]}), tiny_folder)
     with pytest.raises(RecipeError, match="prefix_tuning"):
         recipe(tiny_folder, "prefix_tuning", gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["method=ia3", "lora.r=8"], "method ia3 has no use for lora.r (it belongs to lora, qlora, rslora, dora)"),
+        (["method=full", "layers.top=1", "soft_prompt.tokens=3"], "method full has no use for soft_prompt.tokens (it"),
+        (
+            ["method=prompt_tuning", "soft_prompt.encoder_hidden=3"],
+            "soft_prompt.encoder_hidden (it belongs to p_tuning)",
+        ),
+        (["method=freeze", "layers.one_more_every_steps=3"], "layers.one_more_every_steps (it belongs to unfreeze)"),
+        (["objective=encoder", "lora.r=8"], "objective encoder has no use for lora (all weights move)"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings: list[str], says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TrainRecipe, None, settings)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

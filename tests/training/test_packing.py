@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from raft.config_train import TokenWeightsRecipe
+from raft.config import load_recipe
+from raft.config_train import SOFT, TokenWeightsRecipe, TrainRecipe
 from raft.models import load_language_model, target_ids
 from raft.training.attention import NAME, forward, use_packed_attention
-from raft.training.packing import fits, pack, pack_group, to_batch
+from raft.training.packing import Packed, fits, merge, pack, pack_group, split_packed, to_batch, unmerge
+from raft.training.plan import merge_steps
+from raft.training.student import load_student
 from raft.training.tokenize import Tokenized, token_weights
 
 ids = st.integers(3, 400)
@@ -42,7 +47,11 @@ def separate_loss(model, examples: list[Tokenized]) -> torch.Tensor:
 
 
 def packed_loss(model, examples: list[Tokenized]) -> torch.Tensor:
-    batch = to_batch(pack(examples))
+    return loss_of_sequence(model, pack(examples))
+
+
+def loss_of_sequence(model, sequence: Packed) -> torch.Tensor:
+    batch = to_batch(sequence)
     return cross_entropy(forward(model, batch).logits[0], batch["labels"][0])
 
 
@@ -69,19 +78,84 @@ def tiny(request, tiny_folder):
     return model
 
 
+def assert_same_loss_and_gradients(model, loss_of_one: Callable, loss_of_other: Callable) -> None:
+    gradients = []
+    losses = []
+    for loss_of in (loss_of_one, loss_of_other):
+        model.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[0].norm()
+
+
 @given(examples=groups())
 @settings(max_examples=40, deadline=None)
 def test_loss_and_gradients_equal_those_of_separate_examples(tiny, examples: list[Tokenized]) -> None:
-    gradients = []
-    losses = []
-    for loss_of in (separate_loss, packed_loss):
-        tiny.zero_grad()
-        loss = loss_of(tiny, examples)
-        loss.backward()
-        losses.append(loss.item())
-        gradients.append(torch.cat([p.grad.flatten() for p in tiny.parameters()]))
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert (gradients[0] - gradients[1]).norm() <= 1e-4 * gradients[0].norm()
+    assert_same_loss_and_gradients(
+        tiny, lambda model: separate_loss(model, examples), lambda model: packed_loss(model, examples)
+    )
+
+
+@given(several=st.lists(groups(), min_size=2, max_size=4))
+@settings(max_examples=12, deadline=None)
+def test_merged_groups_have_the_loss_and_gradients_of_separate_examples(tiny, several: list[list[Tokenized]]) -> None:
+    every = [example for group in several for example in group]
+    merged = merge([pack(group) for group in several])
+    assert len(merged) == sum(len(pack(group)) for group in several)
+    assert_same_loss_and_gradients(
+        tiny, lambda model: separate_loss(model, every), lambda model: loss_of_sequence(model, merged)
+    )
+
+
+@pytest.mark.parametrize("method", SOFT)
+def test_merged_groups_behind_a_soft_prompt_are_those_that_were_merged(method: str, tiny_folder) -> None:
+    torch.manual_seed(1)
+    settings = [f"method={method}", "soft_prompt.tokens=4", "precision=float32"]
+    settings += ["soft_prompt.encoder_hidden=16"] if method == "p_tuning" else []
+    model = load_student(load_recipe(TrainRecipe, None, settings, model=str(tiny_folder)), tiny_folder).train()
+    several = [
+        [Tokenized("a", [5, 6, 7, 8], [9, 10]), Tokenized("b", [5, 6, 11], [12])],
+        [Tokenized("c", [20, 21, 22], [23, 24, 25])],
+        [Tokenized("d", [30, 31], [32]), Tokenized("e", [30, 33], [34, 35])],
+    ]
+    packs = [pack(group) for group in several]
+    count = sum(len(sequence.labels) for sequence in packs)
+    assert_same_loss_and_gradients(
+        model,
+        lambda model: sum(loss_of_sequence(model, each) * len(each.labels) for each in packs) / count,
+        lambda model: loss_of_sequence(model, merge(packs)),
+    )
+
+
+@given(several=st.lists(groups(), min_size=1, max_size=4), max_tokens=st.integers(8, 60))
+@settings(max_examples=60, deadline=None)
+def test_what_was_merged_can_be_taken_apart(several: list[list[Tokenized]], max_tokens: int) -> None:
+    packs = [pack(group) for group in several]
+    merged = merge(packs)
+    apart = unmerge(merged)
+    assert [(p.tokens, p.positions, p.branches, p.keep, p.labels) for p in apart] == [
+        (p.tokens, p.positions, p.branches, p.keep, p.labels) for p in packs
+    ]
+    pieces = split_packed(merged, max_tokens)
+    assert [label for piece in pieces for label in piece.labels] == merged.labels
+    longest = max(len(example) - 1 for group in several for example in group)
+    assert all(len(piece) <= max(max_tokens, longest) for piece in pieces)
+
+
+def test_a_step_is_merged_into_as_few_sequences_as_every_step_can_do_with() -> None:
+    lengths = [10, 40, 30, 20, 50, 10, 20, 10, 60]  # steps of 4, the last one short
+    schedule = [pack([Tokenized(str(n), [n] * length, [n])]) for n, length in enumerate(lengths)]
+    merged, per_step = merge_steps(schedule, 4, max_tokens=60)
+    assert per_step == 2
+    assert [[int(name) for name in sequence.ids] for sequence in merged] == [[0, 1], [2, 3], [4], [5, 6, 7], [8]]
+    assert all(len(sequence) <= 60 for sequence in merged)
+    full = schedule[:1] * 4 + schedule[1:2] * 4  # four of 10 tokens, then four of 40
+    assert merge_steps(full, 4, max_tokens=79) == (full, 4)  # as many as the second step cannot do without
+    assert merge_steps(full, 4, max_tokens=80)[1] == 2
+    assert merge_steps(schedule, 1, max_tokens=500) == (schedule, 1)
 
 
 def test_the_student_itself_agrees_with_separate_examples(student_folder, tokenizer) -> None:

@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raft.corpus.spans import normalize
+from raft.dataset.grounding import GroundedQuestion, Passage
+from raft.dataset.targets import target_of
 from raft.errors import InputError
-from raft.prompts import parse_answer, render_rationale, render_refusal, render_target
-from raft.records import Chunk, Quote, RaftExample
-from raft.training.preferences import KINDS, PreferencePair, is_wrong, make_pairs, read_pairs
+from raft.prompts import REFUSAL, parse_answer, render_rationale, render_refusal, render_target, without_quotes
+from raft.records import Chunk, RaftExample
+from raft.training.preference_file import read_pairs
+from raft.training.preferences import KINDS, PreferencePair, is_wrong, make_pairs
 from raft.training.rewards import normalize_answer
 from tests.factories import colour_chunks, colour_examples
 
@@ -29,16 +32,20 @@ ANSWERS = {
 }
 
 
-def random_dataset(seed: int, form: str = "quotes", refuse: bool = True) -> tuple[list[RaftExample], dict[str, Chunk]]:
-    """Some questions, each with a chunk that answers it, over contexts in which the oracle may be absent."""
+def random_dataset(
+    seed: int, form: str = "quotes", refuse: bool = True, titled: bool = True
+) -> tuple[list[RaftExample], dict[str, Chunk]]:
+    """Some questions, each with a chunk that answers it, over contexts in which the oracle may be absent; half of the
+    datasets explain their answers, some of the questions or all of them."""
     draw = random.Random(seed)
+    explained = draw.choice((0.0, 0.5, 1.0))
     facts = []
     for n in range(draw.randint(2, 8)):
         kind = draw.choice(list(ANSWERS))
         answer, thing = draw.choice(ANSWERS[kind]), f"{draw.choice(THINGS)} {n}"
         said = answer if kind in ("short", "number") else f"something {draw.choice(THINGS)}"
         text = f"The record of the {thing} shows {said} since then. Nothing else is known of it."
-        facts.append((kind, answer, thing, Chunk(f"doc{n}#0", f"doc{n}", text, 0, len(text), f"Doc {n}")))
+        facts.append((kind, answer, thing, Chunk(f"doc{n}#0", f"doc{n}", text, 0, len(text), f"Record No. {n}")))
     examples = []
     for n, (kind, answer, thing, chunk) in enumerate(facts):
         others = [fact[3] for fact in facts if fact[3] is not chunk]
@@ -46,30 +53,27 @@ def random_dataset(seed: int, form: str = "quotes", refuse: bool = True) -> tupl
         context = draw.sample(others, min(len(others), draw.randint(1, 3))) + ([chunk] if present else [])
         draw.shuffle(context)
         unanswerable = draw.random() < 0.1
-        if unanswerable:
-            kind, answer = "unanswerable", ""
-        target = _target(form, answer, thing, chunk, context, (refuse and not present) or unanswerable)
-        names = tuple(each.id for each in context)
-        oracles = () if unanswerable else (chunk.id,)
+        refused = unanswerable or (refuse and not present)
+        sentences = [sentence.rstrip(".") + "." for sentence in chunk.text.split(". ")]
+        passages = tuple(Passage(chunk.id, sentence) for sentence in sentences[: draw.choice((1, 1, 2))])
+        reasoning = f"That is what stands there of the {thing}." if draw.random() < explained else ""
+        item = GroundedQuestion(
+            f"q{n}", f"What of the {thing}?", "" if unanswerable else answer, "unanswerable" if unanswerable else kind,
+            () if unanswerable else passages, (chunk.document_id,), "qa", reasoning=reasoning,
+        )  # fmt: skip
+        names = [each.id for each in context]
+        titles = [each.title for each in context] if titled else None
         examples.append(
-            RaftExample(f"q{n}@0", f"q{n}", f"What of the {thing}?", answer, target, kind, names, oracles,
-                        present and not unanswerable, "g0")
+            RaftExample(
+                f"q{n}@0", item.id, item.question, REFUSAL if refused else answer,
+                target_of(item, names, present, refuse=refuse, form=form, titles=titles), item.answer_type,
+                tuple(names), item.oracle_ids, present and not unanswerable, "g0",
+            )
         )  # fmt: skip
     return examples, {fact[3].id: fact[3] for fact in facts}
 
 
-def _target(form: str, answer: str, thing: str, chunk: Chunk, context: list[Chunk], refused: bool) -> str:
-    if refused:
-        return render_target("not in the documents") if form == "plain" else render_refusal()
-    place = context.index(chunk) + 1 if chunk in context else None
-    if form == "plain":
-        return render_target(answer)
-    quotes = [Quote(chunk.text.split(". ")[0] + ".", place)] if place else []
-    told = render_target(answer, f"That is what stands there of the {thing}.", quotes)
-    return f"{render_rationale([place], len(context))} {told}" if form == "noise" and place else told
-
-
-def check(pair: PreferencePair, example: RaftExample) -> None:
+def check(pair: PreferencePair, example: RaftExample, form: str, titled: bool) -> None:
     chosen, rejected = parse_answer(pair.chosen), parse_answer(pair.rejected)
     texts = [normalize(document.text) for document in pair.documents]
     verbatim = [any(normalize(quote.text) in text for text in texts) for quote in rejected.quotes]
@@ -80,6 +84,7 @@ def check(pair: PreferencePair, example: RaftExample) -> None:
         assert rejected.abstained
         assert example.oracle_present
         assert not chosen.abstained
+        assert pair.rejected == refusal_over(pair, form, titled)
         return
     assert not rejected.abstained
     assert chosen.abstained == (pair.kind == "invented")
@@ -88,6 +93,7 @@ def check(pair: PreferencePair, example: RaftExample) -> None:
         assert right not in f" {normalize_answer(pair.rejected)} "
     else:
         assert normalize_answer(rejected.final) != normalize_answer(example.answer)
+    check_form(pair, example)
     if pair.kind == "invented_quote":
         assert rejected.quotes
         assert not all(verbatim)
@@ -99,15 +105,45 @@ def check(pair: PreferencePair, example: RaftExample) -> None:
         assert all(normalize(q.text) in normalize(pair.documents[q.document - 1].text) for q in rejected.quotes)
 
 
-@given(st.integers(0, 10**9), st.sampled_from(["quotes", "plain", "noise"]), st.booleans())
-def test_a_rejected_answer_errs_in_the_way_of_its_kind_and_holds_nothing_right(
-    seed: int, form: str, refuse: bool
+def refusal_over(pair: PreferencePair, form: str, titled: bool) -> str:
+    """What a dataset says over the pair's documents where they do not hold the answer."""
+    item = GroundedQuestion("q", pair.question, "", "unanswerable", (), (), "qa")
+    titles = [document.title for document in pair.documents] if titled else None
+    names = [document.id for document in pair.documents]
+    return target_of(item, names, False, refuse=True, form=form, titles=titles)
+
+
+def check_form(pair: PreferencePair, example: RaftExample) -> None:
+    """Both answers explain themselves or neither does, with as many quotes, and tell of noise in the same way."""
+    before, after = (split_rationale(text, pair.documents) for text in (pair.chosen, pair.rejected))
+    if pair.kind == "invented":
+        return
+    assert (before[0] != "") == (after[0] != "")
+    if example.oracle_present:
+        assert len(parse_answer(pair.chosen).quotes) == len(parse_answer(pair.rejected).quotes)
+        spoken = [" of Record No" in text for text, _ in (before, after)]
+        assert spoken[0] == spoken[1] or len(pair.documents) == 1
+    assert bool(before[1]) == bool(after[1])
+
+
+def split_rationale(text: str, documents: tuple[Chunk, ...]) -> tuple[str, str]:
+    """What a target tells of the documents that do not help, and its own words behind it."""
+    count, titles = len(documents), [document.title for document in documents]
+    holding = [[], *([place] for place in range(1, count + 1))]
+    known = [render_rationale(places, count, shown) for places in holding for shown in (titles, None)]
+    rationale = next((each for each in known if each and text.startswith(each)), "")
+    return rationale, without_quotes(parse_answer(text.removeprefix(rationale)).reasoning)
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["quotes", "plain", "noise"]), st.booleans(), st.booleans())
+def test_a_rejected_answer_has_the_form_of_its_target_errs_in_the_way_of_its_kind_and_holds_nothing_right(
+    seed: int, form: str, refuse: bool, titled: bool
 ) -> None:
-    examples, chunks = random_dataset(seed, form, refuse)
+    examples, chunks = random_dataset(seed, form, refuse, titled)
     by_id = {example.id: example for example in examples}
     pairs = make_pairs(examples, chunks, EVEN, per_example=3, seed=seed)
     for pair in pairs:
-        check(pair, by_id[pair.id.split(":")[0]])
+        check(pair, by_id[pair.id.split(":")[0]], form, titled)
     assert len({pair.id for pair in pairs}) == len(pairs)
 
 
@@ -175,6 +211,40 @@ def test_an_invented_quote_says_another_answer_in_the_same_words() -> None:
 def test_what_is_wrong(final: str, answer: str, kind: str, wrong: bool) -> None:
     example = replace(colour_examples()[0], answer=answer, answer_type=kind, target=render_target(answer, "So."))
     assert is_wrong(f"<ANSWER>: {final}", example) is wrong
+
+
+def test_an_alias_of_the_answer_is_right_too() -> None:
+    example = replace(colour_examples()[0], answer="fifty minutes", target=render_target("fifty minutes", "So."))
+    assert is_wrong("<ANSWER>: 50 minutes", replace(example, answer="hour", target=render_target("hour", "So.")))
+    assert not is_wrong("<ANSWER>: within 50 min", example, ["50 minutes"])
+    assert not is_wrong("So it is: 50 minutes.\n<ANSWER>: some time", example, ["50 minutes"])
+    assert is_wrong("<ANSWER>: 40 minutes", replace(example, answer="50 minutes"), ["fifty", "50 min"])
+    refused = replace(example, answer=REFUSAL, target=render_refusal())
+    assert not is_wrong("<ANSWER>: 50 minutes", refused, ["fifty minutes", "50 minutes"])
+
+    examples, chunks = colour_examples(draws=1), {chunk.id: chunk for chunk in colour_chunks()}
+    aliases = {example.question_id: [each.answer for each in examples] for example in examples}
+    assert make_pairs(examples, chunks, {"distractor": 1.0, "invented_quote": 1.0})
+    assert make_pairs(examples, chunks, {"distractor": 1.0, "invented_quote": 1.0}, known=aliases) == []
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_yes_and_no_are_invented_alike_where_the_documents_say_neither(pooled: bool) -> None:
+    """Also where the questions that the documents answer are answered by yes alone."""
+    examples, chunks = [], {chunk.id: chunk for chunk in colour_chunks()}
+    for number, example in enumerate(colour_examples(draws=1) * 20):
+        refused = replace(
+            example, id=f"r{number}@0", question_id=f"r{number}", answer=REFUSAL, answer_type="yesno",
+            target=render_refusal(), context=example.context[2:], oracle_present=False,
+        )  # fmt: skip
+        answered = replace(
+            example, answer="yes", answer_type="yesno", target=example.target.rpartition(":")[0] + ": yes"
+        )
+        examples += [refused, *([answered] if pooled and number < 8 else [])]
+    said = [parse_answer(p.rejected) for p in make_pairs(examples, chunks, {"invented": 1.0}, seed=1)]
+    assert len(said) == 160
+    assert 60 < sum(answer.final == "no" for answer in said) < 100
+    assert all(answer.final in ("yes", "no") and answer.quotes for answer in said)
 
 
 def test_a_missing_chunk_is_named() -> None:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from raft.artifacts import open_artifact
 from raft.config import load_recipe
 from raft.config_train import TrainRecipe
-from raft.errors import ArtifactError, InputError
+from raft.errors import ArtifactError, InputError, RecipeError
 from raft.models import load_language_model, load_tokenizer
 from raft.places import partial_folder
+from raft.prompts import REFUSAL
 from raft.rows import read_rows
 from raft.training.plan import make_plan
 from raft.training.run import train
@@ -35,6 +36,7 @@ def recipe(model: Path, **settings: object) -> TrainRecipe:
         "optim.epochs": 4,
         "optim.groups_per_step": 2,
         "watch.every_steps": 4,
+        "watch.probe": False,
         "precision": "float32",
     }
     text = [f"{k}={json.dumps(v)}" for k, v in (pairs | settings).items()]
@@ -44,6 +46,23 @@ def recipe(model: Path, **settings: object) -> TrainRecipe:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "doors")
+
+
+def test_without_documents_the_student_learns_the_bare_answer(tiny_folder: Path, dataset: Path) -> None:
+    chosen = recipe(tiny_folder, documents=False)
+    plan, tokenizer = make_plan(chosen, dataset, tiny_folder), load_tokenizer(tiny_folder)
+    first = plan.dev[0]
+    example = read_groups(dataset, "dev")[0][0][0]
+    assert tokenizer.decode(first.labels).startswith(f"<ANSWER>: {example.answer}{tokenizer.eos_token}")
+    shown = tokenizer.decode(first.tokens)
+    assert example.question in shown
+    assert "Document [" not in shown
+    chunks = read_chunks(dataset)
+    refused = [replace(example, answer=REFUSAL, oracle_present=False)]
+    assert tokenize_groups(tokenizer, [refused], chunks, documents=False) == [[]]
+    assert tokenize_groups(tokenizer, [[replace(refused[0], answer_type="unanswerable")]], chunks, documents=False)[0]
+    with pytest.raises(RecipeError, match="objective dpo has no use for documents"):
+        recipe(tiny_folder, objective="dpo", documents=False)
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
@@ -96,15 +115,15 @@ def test_the_saved_adapter_gives_the_dev_loss_that_was_reported(
 
 def test_only_answers_carry_loss(tiny_folder: Path, dataset: Path) -> None:
     tokenizer = load_tokenizer(tiny_folder)
-    plan = make_plan(recipe(tiny_folder, **{"optim.epochs": 1}), dataset, tiny_folder)
+    plan = make_plan(recipe(tiny_folder, **{"optim.epochs": 1, "pack_unrelated": False}), dataset, tiny_folder)
     said = sorted(tokenizer.decode(packed.labels) for packed in plan.schedule)
     groups = read_groups(dataset, "train")[0]
     assert said == sorted("".join(e.target + tokenizer.eos_token for e in group) for group in groups)
 
 
 def test_each_epoch_trains_on_its_own_draw_and_every_group_once(tiny_folder: Path, dataset: Path) -> None:
-    two = make_plan(recipe(tiny_folder, **{"optim.epochs": 2}), dataset, tiny_folder).schedule
-    one = make_plan(recipe(tiny_folder, **{"optim.epochs": 1}), dataset, tiny_folder).schedule
+    two = make_plan(recipe(tiny_folder, **{"optim.epochs": 2, "pack_unrelated": False}), dataset, tiny_folder).schedule
+    one = make_plan(recipe(tiny_folder, **{"optim.epochs": 1, "pack_unrelated": False}), dataset, tiny_folder).schedule
     assert two[: len(one)] == one
     assert len(one) == 4
     first, second = ({tuple(p.tokens) for p in part} for part in (one, two[len(one) :]))

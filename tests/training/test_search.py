@@ -18,12 +18,14 @@ from raft.config import load_recipe
 from raft.config_train import TrainRecipe
 from raft.config_tune import Space, TuneRecipe, settings_of, with_settings
 from raft.errors import ArtifactError, InputError, ModelError, RecipeError
+from raft.indexing.build import build_index
 from raft.places import partial_folder
 from raft.rows import read_rows
-from raft.training.search import STUDY, SearchSummary, search
+from raft.training.search import STUDY, SearchSummary, _attempt, _forget_attempt, check_inputs, search
 from raft.training.search_report import to_toml
-from raft.training.search_study import Tried, importances, next_trial, open_study
+from raft.training.search_study import Tried, importances, next_trial, open_study, settings_of_trial
 from tests.factories import write_dataset
+from tests.training.small import write_small_encoder, write_small_model
 
 DIVERGES = 1e30  # as weight decay
 LR = {"low": 1e-4, "high": 1e-1, "log": True}
@@ -31,7 +33,10 @@ LR = {"low": 1e-4, "high": 1e-1, "log": True}
 
 def recipe(model: Path, lines: dict[str, Any] | None = None, start: dict[str, Any] | None = None, **more: Any):
     """A search of eight short trainings from a learning rate that is too low."""
-    below = {"optim.lr": 1e-4, "optim.epochs": 4, "watch.every_steps": 2, "watch.patience": 9, "precision": "float32"}
+    below = {
+        "optim.lr": 1e-4, "optim.epochs": 4, "watch.every_steps": 2, "watch.patience": 9, "watch.probe": False,
+        "precision": "float32",
+    }  # fmt: skip
     train = with_settings(TrainRecipe(model=str(model)), below | (start or {}))
     return TuneRecipe.model_validate({"train": train, "search": lines or {"optim.lr": LR}, "trials": 8} | more)
 
@@ -39,6 +44,11 @@ def recipe(model: Path, lines: dict[str, Any] | None = None, start: dict[str, An
 def table(folder: Path) -> list[dict[str, Any]]:
     """The trials without their seconds, which no two runs share."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder / "trials.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(student_folder, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +127,7 @@ def test_a_trial_that_fails_is_a_row_and_the_search_goes_on(tiny_folder: Path, d
     assert (summary.trials, summary.failed) == (5, 2)  # the start, and a grid of four
     failed = [row for row in rows if row["state"] == "failed"]
     assert {row["settings"]["optim.weight_decay"] for row in failed} == {DIVERGES}
-    assert failed[0]["reason"] == "the loss is nan at step 2. Lower optim.lr"
+    assert failed[0]["reason"].startswith("the loss is nan at step 2, on q")
     assert failed[0]["dev_loss"] is None
     assert summary.model is None
     assert not (tmp_path / "search" / "best").exists()
@@ -125,9 +135,10 @@ def test_a_trial_that_fails_is_a_row_and_the_search_goes_on(tiny_folder: Path, d
 
 def test_an_encoder_is_searched_for_too(dataset: Path, tmp_path: Path) -> None:
     few = {"negatives": 1, "batch_size": 4, "max_tokens": 16}
-    start = {"objective": "encoder", "retrieval": few, "optim": {"max_steps": 2}, "watch": {"every_steps": 1}}
+    base = str(write_small_encoder(tmp_path))
+    start = {"objective": "encoder", "model": base, "retrieval": few, "optim": {"max_steps": 2}}
     lines = {"optim.lr": {"low": 1e-5, "high": 1e-3, "log": True}}
-    chosen = TuneRecipe.model_validate({"train": start, "search": lines, "trials": 2})
+    chosen = TuneRecipe.model_validate({"train": start | {"watch": {"every_steps": 1}}, "search": lines, "trials": 2})
     summary = search(chosen, dataset, tmp_path / "search")
     assert summary.settings["optim.lr"] > 2e-5
     assert open_artifact(tmp_path / "search" / "best", "encoder").facts["best_dev_loss"] == summary.best_dev_loss
@@ -145,6 +156,50 @@ def test_a_dataset_without_a_dev_split_is_refused(tiny_folder: Path, tmp_path: P
         search(recipe(tiny_folder), data, tmp_path / "search")
 
 
+def write_pairs(path: Path, *splits: str) -> Path:
+    row = {"documents": ["doors#0"], "chosen": "<ANSWER>: red", "rejected": "<ANSWER>: blue"}
+    rows = [row | {"question": f"What colour is door {n}?", "split": split} for n, split in enumerate(splits)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_pairs_of_a_file_bring_their_own_dev_rows(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "doors", dev=False)
+    start = with_settings(TrainRecipe(objective="dpo", model=str(tiny_folder)), {"preference.batch_size": 1})
+    with pytest.raises(InputError, match="doors has no dev split, and what is searched is the lowest dev loss"):
+        check_inputs(start, data)
+    own = with_settings(start, {"preference.pairs": write_pairs(tmp_path / "pairs.jsonl", "train", "dev")})
+    assert set(check_inputs(own, data)) == {"dataset", "pairs", "model"}
+    none = with_settings(start, {"preference.pairs": write_pairs(tmp_path / "none.jsonl", "train", "train")})
+    with pytest.raises(
+        InputError, match=r'none.jsonl holds nothing for dev .* Mark some of its rows with "split": "dev"'
+    ):
+        check_inputs(none, data)
+
+
+def test_a_corpus_that_leaves_nothing_for_dev_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "note.md").write_text("# Note\n\nThe roof leaks.\n", encoding="utf-8")
+    build_index(tmp_path / "one", tmp_path / "index")
+    start = TrainRecipe(objective="pretrain", model=str(tiny_folder))
+    with pytest.raises(InputError, match=r"index holds nothing for dev .* An index of two documents or more keeps one"):
+        search(TuneRecipe(train=start, search={"optim.lr": LR}), tmp_path / "index", tmp_path / "search")
+
+
+def test_where_methods_are_searched_each_trial_has_the_settings_of_its_own(tiny_folder: Path, tmp_path: Path) -> None:
+    lines = {"method": {"choices": ["lora", "ia3"]}, "lora.r": {"choices": [4, 8]}}
+    chosen = recipe(tiny_folder, lines, {"lora.alpha": 8}, sampler="grid", trials=9)
+    ia3 = with_settings(chosen.train, {"method": "ia3", "lora.r": 8})
+    assert (ia3.method, ia3.lora.r, ia3.lora.alpha) == ("ia3", 16, 32)
+    study, tried = open_study(tmp_path / STUDY, chosen), []
+    while (trial := next_trial(study, chosen)) is not None:
+        tried.append(settings_of_trial(trial, chosen))
+        study.tell(trial, trial.number)
+    assert sorted(read["method"] for read in tried) == ["ia3", "lora", "lora", "lora"]  # r says nothing to ia3
+    with pytest.raises(ValueError, match=r"lora\.r.*\n.*objective sft by method ia3 has no use for it"):
+        recipe(tiny_folder, {"lora.r": {"choices": [4, 8]}}, {"method": "ia3"})
+
+
 def test_without_optuna_it_says_what_to_install(
     tiny_folder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,16 +208,65 @@ def test_without_optuna_it_says_what_to_install(
         search(recipe(tiny_folder), dataset, tmp_path / "search")
 
 
+KILLED_TWICE = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.test_search import recipe
+import raft.training.search as search
+import raft.training.trainer
+search._Watch.__call__ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+for resume in (False, True):
+    child = os.fork()
+    if not child:
+        search.search(recipe(Path(sys.argv[1]), trials=2), Path(sys.argv[2]), Path(sys.argv[3]), resume=resume)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+"""
+
+
+def test_a_trial_that_ends_its_process_each_time_is_given_up(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    out, env = tmp_path / "search", os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", KILLED_TWICE, str(tiny_folder), str(dataset), str(out)], env=env, check=True)
+    summary = search(recipe(tiny_folder, trials=2), dataset, out, resume=True)
+    first, *others = table(out)
+    assert (first["state"], first["dev_loss"], first["steps"]) == ("failed", None, 0)
+    assert first["reason"].startswith("its process was ended 2 times at the same place without a word")
+    assert {row["state"] for row in others} == {"complete"}
+    assert (summary.trials, summary.failed) == (2, 1)
+
+
+def test_attempts_count_only_where_a_trial_gets_no_further_and_says_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+    chosen, out = recipe(tiny_folder), tmp_path / "trials" / "0"
+    study = open_study(tmp_path / STUDY, chosen)
+
+    def attempt() -> int:
+        trial = next_trial(study, chosen)
+        assert trial is not None
+        return _attempt(trial, out)
+
+    assert [attempt(), attempt()] == [1, 2]
+    checkpoint = partial_folder(out) / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    assert [attempt(), attempt()] == [1, 2]
+    trial = next_trial(study, chosen)
+    assert trial is not None
+    _forget_attempt(trial)
+    assert attempt() == 1
+
+
 SEARCH = """
 import sys
 from pathlib import Path
-from tests.training.test_search import SEARCHED, recipe
+from tests.training.test_search import four_trials
 from raft.training.search import search
 model, dataset, out = map(Path, sys.argv[1:4])
-start = {"optim.epochs": 5, "watch.every_steps": 4, "lora.dropout": 0.1}
-tune = recipe(model, SEARCHED, start, random_trials=2, pruner={"startup_trials": 2}, trials=4)
-search(tune, dataset, out, resume="--resume" in sys.argv)
+search(four_trials(model), dataset, out, resume="--resume" in sys.argv)
 """
+
+
+def four_trials(model: Path) -> TuneRecipe:
+    start = {"optim.epochs": 5, "watch.every_steps": 4, "lora.dropout": 0.1}
+    return recipe(model, SEARCHED, start, random_trials=2, pruner={"startup_trials": 2}, trials=4)
 
 
 def run_search(model: Path, dataset: Path, out: Path, *more: str) -> subprocess.Popen:
@@ -183,7 +287,7 @@ def kill_when(running: subprocess.Popen, reached: Any) -> None:
 def test_kill_9_and_resume_give_the_table_of_an_uninterrupted_search(
     tiny_folder: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    assert run_search(tiny_folder, dataset, tmp_path / "whole").wait() == 0
+    search(four_trials(tiny_folder), dataset, tmp_path / "whole")
     out, trials = tmp_path / "killed", partial_folder(tmp_path / "killed") / "trials"
     checkpoint = trials / "1.partial" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
     kill_when(run_search(tiny_folder, dataset, out), checkpoint.exists)
@@ -192,7 +296,7 @@ def test_kill_9_and_resume_give_the_table_of_an_uninterrupted_search(
     study.write_bytes(study.read_bytes() + b'{"op_code":7,"worker')  # a line cut short
     (study.parent / f"{STUDY}.lock").symlink_to(study)  # held by the process that was killed
     kill_when(run_search(tiny_folder, dataset, out, "--resume"), (trials / "3.partial").exists)
-    assert run_search(tiny_folder, dataset, out, "--resume").wait() == 0
+    search(four_trials(tiny_folder), dataset, out, resume=True)
     assert table(out) == table(tmp_path / "whole")
     assert (out / "best.toml").read_text() == (tmp_path / "whole" / "best.toml").read_text()
     files = [open_artifact(folder / "best", "adapter").files for folder in (out, tmp_path / "whole")]

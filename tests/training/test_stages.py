@@ -25,7 +25,13 @@ from raft.training.objectives import run_stages
 from raft.training.plan import make_plan
 from raft.training.run import train
 from tests.factories import write_dataset
+from tests.training.small import write_small_model
 from tests.training.test_methods import recipe
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(student_folder, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def staged(model: Path, index: Path, dataset: Path, *more: dict) -> TrainRecipe:
     stages[0]["labels"] = ["staff"]
     data = {
         "model": str(model), "method": "lora", "precision": "float32", "stages": stages,
-        "optim": {"lr": 0.01, "epochs": 1, "groups_per_step": 2}, "watch": {"every_steps": 4},
+        "optim": {"lr": 0.01, "epochs": 1, "groups_per_step": 2}, "watch": {"every_steps": 4, "probe": False},
     }  # fmt: skip
     return TrainRecipe.model_validate(data)
 
@@ -159,6 +165,43 @@ def test_stages_take_what_they_do_not_say_from_the_recipe(tiny_folder: Path, ind
     assert (one, two) == ("corpus", "raft")
     assert (corpus.optim.lr, corpus.optim.epochs, raft.optim.lr, raft.optim.epochs) == (0.01, 1.0, 0.01, 2.0)
     assert (corpus.method, raft.objective, corpus.max_tokens, raft.max_tokens) == ("lora", "sft", 128, 2048)
+
+
+def test_stages_leave_out_what_they_have_no_use_for_unless_they_say_it_themselves() -> None:
+    above = {"lora": {"r": 4}, "layers": {"top": 1}, "labels": ["staff"], "token_weights": {"quote": 2.0}}
+    stages = [{"name": "corpus", "objective": "pretrain", "method": "freeze"}, {"name": "raft"}]
+    (_, corpus), (_, raft) = stages_of(TrainRecipe.model_validate(above | {"stages": stages}))
+    assert (corpus.layers.top, corpus.labels, corpus.lora.r, corpus.token_weights.quote) == (1, ("staff",), 16, 1.0)
+    assert (raft.layers.top, raft.labels, raft.lora.r, raft.token_weights.quote) == (2, (), 4, 2.0)
+    with pytest.raises(RecipeError, match=r"stage corpus: method freeze has no use for lora\.r"):
+        load_recipe(TrainRecipe, None, stages=[stages[0] | {"lora": {"r": 8}}, stages[1]])
+    with pytest.raises(RecipeError, match=r"no stage has use for ia3\.target_modules"):
+        load_recipe(TrainRecipe, None, stages=stages, ia3={"target_modules": ["q_proj"]})
+
+
+def test_stages_go_on_from_any_folder_that_names_the_same_place(
+    tiny_folder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAFT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    data = {
+        "model": str(tiny_folder), "precision": "float32", "dataset": str(dataset), "watch": {"every_steps": 1},
+        "optim": {"max_steps": 2}, "stages": [{"name": "one", "watch": {"probe": False}}, {"name": "two"}],
+    }  # fmt: skip
+    chosen = TrainRecipe.model_validate(data | {"watch": {"every_steps": 1, "probe": False}})
+    seen: list[int] = []
+
+    def stop(step: int, *_: object) -> None:
+        seen.append(step)
+        if seen.count(2) == 3:  # loss and dev loss of the first stage, then the second stage's
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(chosen, Path("out"), on_step=stop)
+    assert (tmp_path / "out" / "1-one").is_dir()
+    first, second = run_stages(chosen, tmp_path / "out", resume=True)
+    assert open_artifact(second, "adapter").facts["base_model"] == str(first)
+    assert run_stages(chosen, Path("out"), resume=True) == [Path("out/1-one"), Path("out/2-two")]
 
 
 @pytest.mark.parametrize(

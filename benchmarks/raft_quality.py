@@ -11,8 +11,8 @@ questions without documents. Then the same --dev questions through every system,
 are asked once a set. Every finished row is written at once to benchmarks/results/raft_quality.json and never made
 again, so that the tables may grow over several runs::
 
-    {"rows": [{"set": "nq", "variant": "raft", "seed": 0, "system": "raft", "n": 100, "f1": [0.41, 0.33, 0.5],
-               "em": [...], "accuracy": null, "train_seconds": 412.0, "answer_seconds": 95.1}]}
+    {"rows": [{"set": "nq", "asked": 100, "variant": "raft", "seed": 0, "learned": 200, "train_seconds": 412.0,
+               "system": "raft", "n": 100, "f1": [0.41, 0.33, 0.5], "em": [...], "accuracy": null, ...}]}
 
 Variants, from the same questions: raft (P = 0.8, thought and quotes, 2 to 4 distractors), p100, p60, p40 (P = 1.0, 0.6,
 0.4), no_thought (the bare answer over documents), fixed (3 distractors in every context).
@@ -26,7 +26,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -61,8 +60,8 @@ class Table:
         if path.is_file():
             self.rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
 
-    def lacks(self, name: str, variant: str, seed: int) -> bool:
-        return not any((r["set"], r["variant"], r["seed"]) == (name, variant, seed) for r in self.rows)
+    def lacks(self, **about: Any) -> bool:
+        return not any(all(row.get(key) == value for key, value in about.items()) for row in self.rows)
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows += rows
@@ -72,11 +71,9 @@ class Table:
             print(json.dumps(row), file=sys.stderr, flush=True)
 
 
-def raft(*words: object) -> str:
-    """What the command prints; its errors end the benchmark."""
-    return subprocess.run(
-        [sys.executable, "-m", "raft", *map(str, words)], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+def raft(*words: object) -> None:
+    """Run the command line; its errors end the benchmark."""
+    subprocess.run([sys.executable, "-m", "raft", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
 
 def sets(settings: Sequence[str]) -> list[str]:
@@ -102,15 +99,16 @@ def prepare(data: Path, work: Path) -> tuple[Path, Path]:
 def train(work: Path, index: Path, questions: Path, variant: str, seed: int, count: int) -> tuple[Path, float]:
     """(adapter, seconds of training) of a variant; "dsf" learns the questions of "raft" without documents."""
     kind = "raft" if variant == "dsf" else variant
-    dataset, adapter = work / f"data-{kind}-{seed}", work / f"{variant}-{seed}"
+    dataset, adapter = work / f"data-{kind}-{seed}-{count}", work / f"{variant}-{seed}-{count}"
     if not dataset.exists():
         raft("generate", "--index", index, "--from-qa", questions, "--out", dataset,
              *sets([f"seed={seed}", f"from_qa_limit={count}", 'from_qa_splits=["train"]', *_COMMON,
                     *_GENERATE[kind]]))  # fmt: skip
     own = ["documents=false"] if variant == "dsf" else []
-    began = time.monotonic()
-    raft("train", "--data", dataset, "--out", adapter, "--resume", *sets([f"seed={seed}", *_TRAIN, *own]))
-    return adapter, time.monotonic() - began
+    if not (adapter / "manifest.json").exists():
+        raft("train", "--data", dataset, "--out", adapter, "--resume", *sets([f"seed={seed}", *_TRAIN, *own]))
+    facts = json.loads((adapter / "manifest.json").read_text(encoding="utf-8"))["facts"]
+    return adapter, float(facts["seconds"])
 
 
 def ask(
@@ -120,9 +118,11 @@ def ask(
     settings = ['split="dev"', f"limit={count}", f"top_k={_TOP_K}", f"systems={json.dumps(list(systems))}"]
     if name in _LABELS:
         settings.append(f"answer_labels={json.dumps(_LABELS[name])}")
-    said = raft("evaluate", "--index", index, "--questions", questions, "--out", work / out, "--resume", "--json",
-                *sets(settings), *more)  # fmt: skip
-    return {row["system"]: row for row in json.loads(said.splitlines()[-1])["systems"]}
+    if not (work / out / "manifest.json").exists():
+        raft("evaluate", "--index", index, "--questions", questions, "--out", work / out, "--resume", *sets(settings),
+             *more)  # fmt: skip
+    report = json.loads((work / out / "report.json").read_text(encoding="utf-8"))
+    return {row["system"]: row for row in report["systems"]}
 
 
 def to_rows(found: Mapping[str, Any], **about: Any) -> list[dict[str, Any]]:
@@ -142,33 +142,35 @@ def to_rows(found: Mapping[str, Any], **about: Any) -> list[dict[str, Any]]:
 def run_set(name: str, given: argparse.Namespace, table: Table) -> None:
     work = given.work / name
     index, questions = prepare(given.data / name, work)
-    if table.lacks(name, "base", 0):
-        found = ask(name, work, index, questions, _BASE, given.dev, "report-base")
-        table.add(to_rows(found, set=name, variant="base", seed=0))
+    about = {"set": name, "asked": given.dev}
+    if table.lacks(**about, variant="base"):
+        found = ask(name, work, index, questions, _BASE, given.dev, f"report-base-{given.dev}")
+        table.add(to_rows(found, **about, variant="base", seed=0, learned=0))
     for seed in given.seeds:
         for variant in given.variants:
-            if not table.lacks(name, variant, seed):
+            run = {**about, "variant": variant, "seed": seed, "learned": given.train}
+            if not table.lacks(**run):
                 continue
             adapter, seconds = train(work, index, questions, variant, seed, given.train)
             option = "--dsf-adapter" if variant == "dsf" else "--adapter"
             systems = ("dsf", "dsf_rag") if variant == "dsf" else ("raft",)
-            report = f"report-{variant}-{seed}"
+            report = f"report-{adapter.name}-{given.dev}"
             found = ask(name, work, index, questions, systems, given.dev, report, option, adapter)
-            table.add(to_rows(found, set=name, variant=variant, seed=seed, train_seconds=round(seconds, 1)))
+            table.add(to_rows(found, **run, train_seconds=round(seconds, 1)))
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each set, variant and system: F1 and exact match over the seeds, mean and spread."""
-    lines = ["| set | system | seeds | n | F1 | EM | training, s |", "|---|---|---|---|---|---|---|"]
-    keys = dict.fromkeys((row["set"], row["variant"], row["system"]) for row in rows)
-    for name, variant, system in keys:
-        same = [row for row in rows if (row["set"], row["variant"], row["system"]) == (name, variant, system)]
+    lines = ["| set | system | learned | seeds | n | F1 | EM | training, s |", "|---|---|---|---|---|---|---|---|"]
+    kinds = ("set", "variant", "system", "learned", "asked")
+    for key in dict.fromkeys(tuple(row[kind] for kind in kinds) for row in rows):
+        same = [row for row in rows if tuple(row[kind] for kind in kinds) == key]
+        name, variant, system, learned, _ = key
         title = _TITLES[system] + ("" if variant in ("base", "dsf", "raft") else f", {variant}")
         seconds = [row["train_seconds"] for row in same if "train_seconds" in row]
-        lines.append(
-            f"| {name} | {title} | {len(same)} | {same[0]['n']} | {_shown(same, 'f1')} | {_shown(same, 'em')} | "
-            f"{f'{mean(seconds):.0f}' if seconds else '–'} |"
-        )
+        took = f"{mean(seconds):.0f}" if seconds else "–"
+        cells = (name, title, learned or "–", len(same), same[0]["n"], _shown(same, "f1"), _shown(same, "em"), took)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

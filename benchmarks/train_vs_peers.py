@@ -13,8 +13,8 @@ DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. From eac
 All train LoRA r = 16 on all linear layers of SmolLM2-135M-Instruct in float32, one epoch, the same examples to an
 optimizer step, the same constant learning rate, nothing evaluated on the way. TRL and LLaMA-Factory run at the best of
 the settings tried in a probe of a few steps: sequences one at a time, several at a time (padded), and packed
-(LLaMA-Factory's neat_packing; TRL's packing lets examples see one another without flash attention, so it is not given
-to the student and counts as a probe only). Examples a second are those of the steps alone: loading, imports and saving
+(LLaMA-Factory's neat_packing; TRL's packing lets examples see one another without flash attention, so that it is only
+probed). Examples a second are those of the steps alone: loading, imports and saving
 are left out for all. Afterwards one function measures the dev loss of every adapter.
 
 The share of matrix products is the time of aten's mm, addmm and bmm among all operators' own time (torch.profiler, two
@@ -69,9 +69,10 @@ trainer = SFTTrainer(
     processing_class=AutoTokenizer.from_pretrained(base),
     peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
 )
-seconds = trainer.train().metrics["train_runtime"]
+metrics = trainer.train().metrics
 trainer.save_model(out)
-print(json.dumps({"seconds": seconds, "steps": trainer.state.global_step}))
+done = {"seconds": metrics["train_runtime"], "epochs": metrics["epoch"], "steps": trainer.state.global_step}
+print(json.dumps(done))
 """.replace("LR", str(_LR)).replace("MAX_TOKENS", str(_MAX_TOKENS))
 
 _FACTORY = {
@@ -89,12 +90,15 @@ PROBES: dict[str, dict[str, dict[str, Any]]] = {
         "five at a time": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": _BATCH // 5},
         "packed (examples see one another)": {
             "per_device_train_batch_size": 1, "gradient_accumulation_steps": _BATCH // 5, "packing": True,
-            "max_length": 8192,
         },
     },
     "factory": {
         "one at a time": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": _BATCH},
         "five at a time": {"per_device_train_batch_size": 5, "gradient_accumulation_steps": _BATCH // 5},
+        "packed": {
+            "per_device_train_batch_size": 1, "gradient_accumulation_steps": _BATCH // 5, "packing": True,
+            "neat_packing": True,
+        },
     },
 }  # fmt: skip
 _UNFAIR = "packed (examples see one another)"
@@ -166,6 +170,9 @@ def write_rows_for_all(dataset: Path, work: Path, examples: int) -> Task:
             kept.add(example.id)
         if len(rows) >= examples:
             break
+    whole = len(rows) // _BATCH * _BATCH
+    if len(rows) > whole:
+        raise SystemExit(f"{dataset} has {len(rows)} examples in whole groups; --examples {whole} makes whole steps")
     write_lines(work / "trl.jsonl", rows)
     write_factory_data(work / "factory", talks)
     write_kept(dataset, work / "kept.json", kept)
@@ -203,7 +210,8 @@ def run_raft(task: Task, out: Path) -> dict[str, Any]:
     """Train through the functions of ``raft train`` on the kept examples; seconds are those of the steps."""
     script = "import sys; from train_vs_peers import train_raft; train_raft(*sys.argv[1:])"
     done = call([sys.executable, "-c", script, str(task.folder), str(out)], cwd=Path(__file__).parent)
-    return {**json.loads(done.splitlines()[-1]), "adapter": str(out)}
+    found: dict[str, Any] = json.loads(done.splitlines()[-1])
+    return found
 
 
 def train_raft(folder: str, out: str) -> None:
@@ -255,7 +263,8 @@ def packed(folder: Path, base: Path) -> list[Any]:
 
 def run_trl(task: Task, out: Path, options: dict[str, Any], steps: int) -> dict[str, Any]:
     words = [sys.executable, "-c", _TRL, task.base, task.folder / "trl.jsonl", out, steps, json.dumps(options)]
-    return {**json.loads(call(list(map(str, words))).splitlines()[-1]), "adapter": str(out)}
+    found: dict[str, Any] = json.loads(call(list(map(str, words))).splitlines()[-1])
+    return found
 
 
 def run_factory(task: Task, out: Path, options: dict[str, Any], steps: int, executable: str) -> dict[str, Any]:
@@ -264,11 +273,11 @@ def run_factory(task: Task, out: Path, options: dict[str, Any], steps: int, exec
         "model_name_or_path": str(model), "dataset_dir": str(task.folder / "factory"), "output_dir": str(out),
         **({"max_steps": steps} if steps > 0 else {}),
     }  # fmt: skip
-    path = task.folder / "factory.json"
+    path = task.folder / "factory.yaml"  # JSON is YAML; its reader of .json files fails
     path.write_text(json.dumps(settings), encoding="utf-8")
     call([executable, "train", str(path)])
     found = json.loads((out / "train_results.json").read_text(encoding="utf-8"))
-    return {"seconds": found["train_runtime"], "steps": task.steps if steps < 0 else steps, "adapter": str(out)}
+    return {"seconds": found["train_runtime"], "epochs": found["epoch"], "steps": task.steps if steps < 0 else steps}
 
 
 def peer_copy(task: Task) -> Path:
@@ -373,10 +382,13 @@ def compare(task: Task, dev: Path, given: argparse.Namespace) -> dict[str, Any]:
         runners["factory"] = lambda *words: run_factory(*words, given.factory)
     best: dict[str, dict[str, Any]] = {}
     for name, run in runners.items():
+        if name in (chosen := dict(one.split("=", 1) for one in given.at)):
+            best[name] = PROBES[name][chosen[name]]
+            continue
         rates = {}
         for label, options in PROBES[name].items():
             found = run(task, task.folder / "probe", options, given.probe_steps)
-            rates[label] = round(found["steps"] * _BATCH / found["seconds"], 4)
+            rates[label] = round(found["epochs"] * task.examples / found["seconds"], 4)
             say(name, label, rates[label])
         probes[name] = rates
         best[name] = PROBES[name][max((label for label in rates if label != _UNFAIR), key=lambda label: rates[label])]
@@ -409,6 +421,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--dev-groups", type=int, default=10)
     parser.add_argument("--probe-steps", type=int, default=1)
+    parser.add_argument("--at", nargs="*", default=[], help="settings without a probe, e.g. 'trl=five at a time'")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder for what is made, kept [default: a temporary one]")
     parser.add_argument("--out", type=Path, default=RESULTS / "train_vs_peers.json")

@@ -56,7 +56,7 @@ class LayersRecipe(Recipe):
 
 
 class OptimRecipe(Recipe):
-    lr: float = Field(2e-4, gt=0, le=1.0, description="highest learning rate")
+    lr: float = Field(2e-4, gt=0, le=1.0, description="highest learning rate (unset, where whole layers move: 2e-5)")
     epochs: float = Field(3.0, gt=0, description="times through the training questions")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps, whatever epochs says")
     groups_per_step: int = Field(
@@ -218,7 +218,8 @@ def impossible_machine(recipe: TrainRecipe) -> str | None:
 
 
 _RETRIEVAL_LR = {"encoder": 2e-5, "reranker": 5e-5}
-_ADAPTER_LR = dict.fromkeys(PREFERENCE_OBJECTIVES, 2e-5) | {"reward": 1e-4, "classify": 1e-4}
+_WRITING_LR = {"sft": 2e-4, "pretrain": 2e-4}
+_ADAPTER_LR = _WRITING_LR | dict.fromkeys(PREFERENCE_OBJECTIVES, 2e-5) | {"reward": 1e-4, "classify": 1e-4}
 _WHOLE_SLOWER = 10  # times, where whole layers move
 _NO_PACKING = {
     **{"preference": "nothing is preferred", "labels": "only pretrain reads documents"},
@@ -455,9 +456,13 @@ class TrainRecipe(Recipe):
     def _defaults_of_the_objective(cls, data: Any) -> Any:
         """The base, the method and the learning rate where nothing is said: all weights of a small encoder move, and
         2e-4, right for an adapter, would wipe out what it knows."""
-        if not isinstance(data, dict) or (objective := data.get("objective")) not in (*_RETRIEVAL_LR, *_ADAPTER_LR):
+        if not isinstance(data, dict):
             return data
-        whole = data.get("method") in ("full", "freeze", "unfreeze")
+        objective, whole = data.get("objective", "sft"), data.get("method") in ("full", "freeze", "unfreeze")
+        if objective in _WRITING_LR and (not whole or data.get("stages")):  # as OptimRecipe says; stages find their own
+            return data
+        if objective not in (*_RETRIEVAL_LR, *_ADAPTER_LR):
+            return data
         lr = _RETRIEVAL_LR.get(objective) or _ADAPTER_LR[objective] / (_WHOLE_SLOWER if whole else 1)
         optim = data.get("optim", {})
         given = {**data, "optim": {"lr": lr, **optim} if isinstance(optim, dict) else optim}

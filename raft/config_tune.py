@@ -46,18 +46,22 @@ _OTHER_LOSS = {
     "model": "losses per token of different models do not compare: search for each model apart",
     "seed": "the best of several seeds is luck",
     "labels": "they decide which documents are read",
+    "documents": "without them a dev question is another one",
     "stages": "a search is over one training",
     "max_tokens": "it decides which dev examples fit",
     "watch.every_steps": "of more dev losses the lowest is lower by luck",
     "watch.patience": "of more dev losses the lowest is lower by luck",
     "watch.dev_groups": "it decides which dev examples are read",
+    "watch.samples": "it changes nothing that is learned",
+    "watch.trackers": "they change nothing that is learned",
+    "watch.probe": "trials are not probed",
     "retrieval.negatives": "it decides what a dev question is asked against",
     "retrieval.batch_size": "it decides what a dev question is asked against",
     "retrieval.temperature": "the dev loss is divided by it",
     "retrieval.tuned_share": "it is applied after the dev loss is measured",
     "dataset": "give --data",
     "out": "give --out",
-}  # what may not be searched, because the dev losses of two trials would not compare
+}  # what may not be searched, because the dev losses of two trials would not compare, or be the same
 _COMPARABLE = ("preference.batch_size", "preference.pairs_at_once")  # the others decide what a preference's loss is
 _NO_DEV_LOSS = ("grpo", "rloo")  # what they generate earns rewards
 

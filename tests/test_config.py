@@ -85,6 +85,15 @@ def test_all_shipped_recipes_are_valid_and_each_verb_has_its_three() -> None:
         assert {"tiny", "cpu", "gpu"} <= {p.stem for p in paths if p.parent.name == verb}
 
 
+def test_where_whole_layers_move_they_move_less() -> None:
+    def rate(*settings: str) -> float:
+        return load_recipe(TrainRecipe, None, settings).optim.lr
+
+    assert rate() == 2e-4
+    assert rate("method=full") == rate("objective=pretrain", "method=freeze") == pytest.approx(2e-5)
+    assert rate("method=full", "optim.lr=0.003") == 0.003
+
+
 def test_every_setting_says_what_it_is() -> None:
     for kind in (*config.Recipe.__subclasses__(), *config.Searching.__subclasses__()):
         for name, field in kind.model_fields.items():

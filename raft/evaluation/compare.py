@@ -173,7 +173,9 @@ def choose_systems(names: Sequence[SystemName], given: Sequence[Weights]) -> tup
         raise UsageError(f"systems names {repeated[0]!r} more than once", "Name each system once")
     systems = [SYSTEMS[name] for name in names if SYSTEMS[name].weights in given]
     if not systems:
-        raise UsageError(f"no system to evaluate: {list(names)} need a tuned model", "Give --adapter DIR")
+        options = dict.fromkeys(_OPTIONS[SYSTEMS[name].weights].replace("_", "-") for name in names)
+        remedy = " or ".join(f"--{option} DIR" for option in options)
+        raise UsageError(f"no system to evaluate: {list(names)} need a tuned model", f"Give {remedy}")
     notes = []
     for weights, option in _OPTIONS.items():
         users = [name for name in names if SYSTEMS[name].weights == weights]

@@ -29,6 +29,10 @@ def use_packed_attention(model: Any, attention: Attention = "auto") -> None:
     with the dense mask; flex, FlexAttention; flash, FlashAttention, for sequences that share no prefix. A model that
     cannot change its attention, or whose own is not plain SDPA, goes on with the dense mask for auto: slower, and
     without the sliding windows that some layers may have. Raises ModelError where it cannot do what is asked for."""
+    if attention == "sdpa" and keeps_windows(model):
+        raise ModelError(
+            "attention sdpa knows no sliding windows, which some layers of this model have", "Set attention = auto"
+        )
     changeable = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
     if attention == "auto" and changeable:
         AttentionInterface.register(NAME, packed_attention)
@@ -52,6 +56,14 @@ def use_packed_attention(model: Any, attention: Attention = "auto") -> None:
         raise ModelError(
             f"attention flash cannot be had ({said})", "Install flash-attn, or set attention = auto"
         ) from error
+
+
+def keeps_windows(model: Any) -> bool:
+    """Whether some layers see a window of the latest tokens alone."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    return any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 @contextmanager

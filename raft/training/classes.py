@@ -6,8 +6,9 @@ dataset artefact            its context groups, each question answerable from it
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,25 @@ def make_class_plan(recipe: TrainRecipe, data: Path, base: Path) -> ClassPlan:
     train = [[_tokenized(group, classes, balance) for group in groups] for groups in draws]
     packed, examples, dropped = pack_draws(recipe, train, data, "Raise max_tokens, or shorten the texts")
     known = ([row for row in group if row.label in classes] for group in dev)
-    dev_groups = [list(pack_group(_tokenized(group, classes, {}), recipe.max_tokens)) for group in known]
+    mixed = _mixed((group for group in known if group), recipe.seed)
+    dev_groups = [list(pack_group(_tokenized(group, classes, {}), recipe.max_tokens)) for group in mixed]
     used = [sequence for group in dev_groups[: recipe.watch.dev_groups] for sequence in group]
     plan = in_order(recipe, packed, used, examples, dropped, tokenizer)
     all_dev = [sequence for group in dev_groups for sequence in group]
     return ClassPlan(plan, tuple(classes), dict(sorted(counts.items())), all_dev)
+
+
+def _mixed(groups: Iterable[list[Labelled]], seed: int) -> Groups:
+    """The groups in an order of which every beginning is like the whole: one of each class (that of a group's first
+    row), then all in their proportions. A file may be sorted by its labels."""
+    of_class: defaultdict[str, Groups] = defaultdict(list)
+    for group in groups:
+        of_class[group[0].label].append(group)
+    places = []
+    for label, members in sorted(of_class.items()):
+        random.Random(f"{seed}:{label}").shuffle(members)
+        places += [(number / len(members), group) for number, group in enumerate(members)]
+    return [group for _, group in sorted(places, key=lambda placed: placed[0])]
 
 
 def _tokenized(rows: Sequence[Labelled], classes: Mapping[str, int], weights: Mapping[str, float]) -> list[Tokenized]:

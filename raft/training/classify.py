@@ -197,8 +197,9 @@ def _make_trainer(
         folder / "checkpoints", steps=plan.steps, groups_per_step=plan.per_step, optim=recipe.optim.model_dump(),
         every_steps=recipe.watch.every_steps, has_dev=bool(plan.dev), seed=recipe.seed,
     )  # fmt: skip
-    guard = Guard(recipe, names_of_packed(plan.schedule, plan.per_step), on_step)
-    log = LogFile(folder / "log.jsonl", [len(p) for p in plan.schedule], plan.per_step, guard)
+    path = folder / "log.jsonl"
+    guard = Guard(recipe, names_of_packed(plan.schedule, plan.per_step), on_step, path)
+    log = LogFile(path, [len(p) for p in plan.schedule], plan.per_step, guard)
     callbacks = [log, *([Unfreezing(recipe.layers)] if recipe.method == "unfreeze" else [])]
     trainer = make_trainer(
         model, plan.schedule, plan.dev, arguments, recipe.watch.patience, callbacks, piece_tokens, ClassTrainer

@@ -90,10 +90,9 @@ def _soft_prompt(method: str, chosen: SoftPromptRecipe) -> Any:
 
 def _check_cache(model: Any, method: str) -> None:
     """Raises ModelError for a model some of whose layers keep a window alone: what stands first would leave it."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
+    from raft.training.attention import keeps_windows
 
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
+    if keeps_windows(model):
         raise ModelError(
             f"method {method} puts vectors first, which the sliding windows of this model would lose",
             "Take another method, e.g. lora",

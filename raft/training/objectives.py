@@ -75,7 +75,7 @@ def run_stages(
         data = Path(require(stage.dataset, f"dataset of stage {name}", "--data"))
         join(stage)
         with main_first():
-            finished = resume and _is_finished(folder, stage, data)
+            finished = resume and _is_finished(folder, stage, data, overwrite)
         if not finished:
             run_objective(stage, data, folder, resume=resume, overwrite=overwrite, on_step=on_step)
         made.append(folder)
@@ -83,9 +83,9 @@ def run_stages(
     return made
 
 
-def _is_finished(folder: Path, stage: TrainRecipe, data: Path) -> bool:
-    """Whether the stage is done. Raises ArtifactError where it was made by other settings, or of something else: models
-    are compared by their weights, not by the words that name them."""
+def _is_finished(folder: Path, stage: TrainRecipe, data: Path, overwrite: bool) -> bool:
+    """Whether the stage is done. What was made by other settings, or of something else, may be overwritten or raises
+    ArtifactError: models are compared by their weights, not by the words that name them."""
     if not (folder / MANIFEST).is_file():
         return False
     manifest = read_manifest(folder, "adapter")
@@ -94,9 +94,9 @@ def _is_finished(folder: Path, stage: TrainRecipe, data: Path) -> bool:
     changed = sorted(name for name in now if was.get(name) != now[name])
     inputs = data_facts(stage, data)[0] | {"model": model_fingerprint(resolve_base(stage.model))}
     changed += [name for name in inputs if manifest.inputs.get(name) != inputs[name]]
-    if changed:
+    if changed and not overwrite:
         raise ArtifactError(
             f"{folder} was made of something else (they differ in {', '.join(changed)})",
             "Give another --out, or --overwrite to train all stages again",
         )
-    return True
+    return not changed

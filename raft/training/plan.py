@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,8 +161,10 @@ def _instruction_plan(recipe: TrainRecipe, data: Path, base: Path) -> Plan:
     held = held_back((row.id for row in rows), recipe.seed)
     draw = [tokenize_instruction(tokenizer, row) for row in rows if row.id not in held]
     packed, examples, dropped = pack_draws(recipe, [draw], data, "Raise max_tokens, or shorten its rows")
-    kept_back = [row for row in rows if row.id in held][: recipe.watch.dev_groups]
-    turns, shared = (tokenize_instruction(tokenizer, row) for row in kept_back), recipe.attention != "flash"
+    kept_back = [row for row in rows if row.id in held]
+    random.Random(recipe.seed).shuffle(kept_back)  # a file may be sorted by what it speaks of
+    used = kept_back[: recipe.watch.dev_groups]
+    turns, shared = (tokenize_instruction(tokenizer, row) for row in used), recipe.attention != "flash"
     dev = [p for each in turns for p in pack_group(each, recipe.max_tokens, shared)]
     return in_order(recipe, packed, dev, examples, dropped, tokenizer)
 
@@ -227,7 +230,8 @@ def _replayed(recipe: TrainRecipe, tokenizer: Any) -> list[list[Packed]]:
     if recipe.replay.data is None:
         return []
     rows = (tokenize_instruction(tokenizer, row) for row in read_instructions(recipe.replay.data))
-    packed = (list(pack_group(row, recipe.max_tokens, recipe.share_prefixes)) for row in rows)
+    shared = recipe.share_prefixes and recipe.attention != "flash"
+    packed = (list(pack_group(row, recipe.max_tokens, shared)) for row in rows)
     found = [sequences for sequences in packed if sequences]
     if not found:
         raise InputError(

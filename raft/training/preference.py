@@ -156,7 +156,7 @@ def prepare(recipe: TrainRecipe, plan: PreferencePlan, base: Path, folder: Path,
     if recipe.objective not in PACKED:
         use_plain_attention(student)
     model = with_reward_head(student, tokenizer.pad_token_id) if recipe.objective == "reward" else student
-    guard = Guard(recipe, partial(names_of_step, plan, recipe.preference.batch_size), on_step)
+    guard = Guard(recipe, partial(names_of_step, plan, recipe.preference.batch_size), on_step, folder / LOG)
     log = PreferenceLog(folder / LOG, step_lengths(plan, recipe), guard)
     trainer = make_preference_trainer(model, tokenizer, plan, recipe, folder / CHECKPOINTS, log, _learned(recipe))
     return student, trainer

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.grpo_config import GRPOConfig
@@ -32,6 +32,7 @@ from raft.prompts import parse_answer
 from raft.training.preference_rows import GENERATING, PACKED, Asked, PreferencePlan, TokenPair
 from raft.training.rewards import REWARDS
 from raft.training.run import Progress
+from raft.training.trainer import Patience, Unfreezing, schedule_name
 from raft.training.trl_trainers import (
     FromTable,
     GivenGRPOTrainer,
@@ -118,10 +119,8 @@ def make_preference_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(log)
     if plan.dev:
-        trainer.add_callback(EarlyStoppingCallback(recipe.watch.patience))
+        trainer.add_callback(Patience(recipe.watch.patience))
     if recipe.method == "unfreeze":
-        from raft.training.trainer import Unfreezing
-
         trainer.add_callback(Unfreezing(recipe.layers))
     return trainer
 
@@ -145,7 +144,7 @@ def _arguments(recipe: TrainRecipe, plan: PreferencePlan, folder: Path) -> dict[
         "output_dir": str(folder), "max_steps": plan.steps, "learning_rate": optim.lr,
         "per_device_train_batch_size": size, "per_device_eval_batch_size": size,
         "gradient_accumulation_steps": recipe.preference.batch_size // size,
-        "warmup_steps": round(plan.steps * optim.warmup_fraction), "lr_scheduler_type": optim.schedule,
+        "warmup_steps": round(plan.steps * optim.warmup_fraction), "lr_scheduler_type": schedule_name(optim.schedule),
         "weight_decay": optim.weight_decay, "max_grad_norm": optim.max_grad_norm, "optim": "adamw_torch",
         "bf16": False, "gradient_checkpointing": False,  # the student comes with its precision and its checkpoints
         "disable_dropout": not recipe.lora.dropout, "logging_steps": 1, "logging_nan_inf_filter": False,
@@ -156,6 +155,12 @@ def _arguments(recipe: TrainRecipe, plan: PreferencePlan, folder: Path) -> dict[
         "dataloader_num_workers": 0, "dataloader_pin_memory": False, "seed": recipe.seed, "data_seed": recipe.seed,
         "log_level": "error", "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
+
+
+def _on_one_gpu(config: Any) -> Any:
+    """The trainer's arguments, of however many GPUs there are for one: DataParallel would cut up what is laid out."""
+    config._n_gpu = min(1, config.n_gpu)
+    return config
 
 
 def _rows(numbers: Sequence[int]) -> Any:
@@ -172,7 +177,7 @@ def _dpo(model: Any, tokenizer: Any, plan: PreferencePlan, recipe: TrainRecipe, 
         precompute_ref_log_probs=True,
     )  # fmt: skip
     return PackedDPOTrainer(
-        model, no_reference(model.config), config, PackedPairs(plan.pairs, tokenizer.pad_token_id),
+        model, no_reference(model.config), _on_one_gpu(config), PackedPairs(plan.pairs, tokenizer.pad_token_id),
         _rows(plan.schedule), _rows(plan.dev), tokenizer,
     )  # fmt: skip
 
@@ -180,8 +185,9 @@ def _dpo(model: Any, tokenizer: Any, plan: PreferencePlan, recipe: TrainRecipe, 
 def _orpo(model: Any, tokenizer: Any, plan: PreferencePlan, recipe: TrainRecipe, arguments: Any, _: Any) -> Any:
     config = ORPOConfig(**arguments, beta=recipe.preference.beta)
     trainer = PackedORPOTrainer(
-        model, config, PackedPairs(plan.pairs, tokenizer.pad_token_id), _rows(plan.schedule), _rows(plan.dev), tokenizer
-    )
+        model, _on_one_gpu(config), PackedPairs(plan.pairs, tokenizer.pad_token_id), _rows(plan.schedule),
+        _rows(plan.dev), tokenizer,
+    )  # fmt: skip
     trainer.use_dpo_data_collator = True  # or every dev batch would be warned about
     return trainer
 
@@ -198,8 +204,9 @@ def _kto(model: Any, tokenizer: Any, plan: PreferencePlan, recipe: TrainRecipe, 
     collator = FromTable([*train, *dev], DataCollatorForUnpairedPreference(tokenizer.pad_token_id))
     numbers = range(len(train)), range(len(train), len(train) + len(dev))
     return TableKTOTrainer(
-        model, no_reference(model.config), config, collator, _rows(numbers[0]), _rows(numbers[1]), tokenizer
-    )
+        model, no_reference(model.config), _on_one_gpu(config), collator, _rows(numbers[0]), _rows(numbers[1]),
+        tokenizer,
+    )  # fmt: skip
 
 
 def kto_rows(pairs: Sequence[TokenPair], at_once: int) -> list[dict[str, Any]]:
@@ -223,7 +230,7 @@ def _reward(model: Any, tokenizer: Any, plan: PreferencePlan, recipe: TrainRecip
         {"chosen_ids": pair.prompt + pair.chosen, "rejected_ids": pair.prompt + pair.rejected} for pair in plan.pairs
     ]
     collator = FromTable(table, DataCollatorForPreference(tokenizer.pad_token_id))
-    return TableRewardTrainer(model, config, collator, _rows(plan.schedule), _rows(plan.dev), tokenizer)
+    return TableRewardTrainer(model, _on_one_gpu(config), collator, _rows(plan.schedule), _rows(plan.dev), tokenizer)
 
 
 def _generating(
@@ -250,7 +257,7 @@ def _generating(
         for numbers in (plan.schedule, plan.dev)
     )
     trainer = make(
-        model=model, reward_funcs=functions, args=config(**arguments | sizes | own), train_dataset=train,
+        model=model, reward_funcs=functions, args=_on_one_gpu(config(**arguments | sizes | own)), train_dataset=train,
         eval_dataset=dev, processing_class=tokenizer,
     )  # fmt: skip
     if "ref" in getattr(model, "peft_config", {}):

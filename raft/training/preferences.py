@@ -28,18 +28,18 @@ from raft.errors import InputError
 from raft.prompts import REFUSAL, is_refusal, parse_answer, render_rationale, render_refusal, render_target
 from raft.prompts import without_quotes as own_words
 from raft.records import Answer, AnswerType, Chunk, Quote, RaftExample
-from raft.training.rewards import normalize_answer, token_f1
+from raft.training.rewards import normalize_answer
+from raft.training.sameness import differs, raw
 
 KINDS = ("distractor", "invented_quote", "refusal", "invented")
 
 _CLOSED: frozenset[AnswerType] = frozenset({"yesno", "label"})  # they follow from a quote without standing in it
 _OPPOSITE = {"yes": "no", "no": "yes"}
-_TOO_CLOSE = 0.5  # word F1 from which a final answer may be right in part
 _FEW = 8  # reasonings drawn to find one that is another question's
+_MOST_DRAWN = 32  # answers drawn to find one that is wrong, however many there are
 _SENTENCE_WORDS = range(4, 41)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _AMOUNT = re.compile(r"\d+(?:[.,]\d+)*(?: ?(?:%|[^\W\d_]+))?")
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WHOLE = re.compile(r"(?<![\d.,])\d{1,9}(?![.,]?\d)")
 
 
@@ -87,7 +87,7 @@ class _Pool:
 class _Wanted:
     """What a rejected answer to an example has to look like: as its target does, so that only what it says tells it
     from that. ``quotes``: how many; ``reasons``: in words of its own too, ``reasoning`` are the target's; ``verdict``:
-    the one it gives where yes or no is asked for."""
+    the one it gives where yes or no is asked for; ``known``: other right answers."""
 
     example: RaftExample
     documents: Sequence[Chunk]
@@ -97,6 +97,7 @@ class _Wanted:
     reasons: bool
     reasoning: str
     verdict: str | None
+    known: Sequence[str]
 
 
 # --- from a dataset --------------------------------------------------------------------------------------------------
@@ -125,9 +126,8 @@ def make_pairs(
     for example, documents in zip(examples, contexts, strict=True):
         drawn = random.Random(f"{seed}:{example.id}")
         kinds = _kinds_in_order(example, shares, drawn)
-        wanted = _wanted(example, documents, pool, drawn)
-        right = (known or {}).get(example.question_id, ())
-        texts = ((kind, next(_rejected(kind, wanted, right), None)) for kind in kinds)
+        wanted = _wanted(example, documents, pool, drawn, (known or {}).get(example.question_id, ()))
+        texts = ((kind, next(_rejected(kind, wanted), None)) for kind in kinds)
         for kind, rejected in islice(((kind, text) for kind, text in texts if text is not None), per_example):
             name = f"{example.id}:{kind}"
             answers = example.target, rejected
@@ -213,19 +213,21 @@ def _own_reasoning(example: RaftExample, documents: Sequence[Chunk], answer: Ans
     return own_words(thought)
 
 
-def _wanted(example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random) -> _Wanted:
+def _wanted(
+    example: RaftExample, documents: Sequence[Chunk], pool: _Pool, drawn: random.Random, known: Sequence[str]
+) -> _Wanted:
     target = parse_answer(example.target)
     asks_yes_or_no = example.answer_type == "yesno"
     if target.abstained:
         verdict = drawn.choice(("yes", "no")) if asks_yes_or_no else None
-        return _Wanted(example, documents, pool, drawn, 1, drawn.random() < pool.reasoned, "", verdict)
+        return _Wanted(example, documents, pool, drawn, 1, drawn.random() < pool.reasoned, "", verdict, known)
     verdict = _OPPOSITE.get(normalize_answer(example.answer).partition(" ")[0]) if asks_yes_or_no else None
     reasoning = _own_reasoning(example, documents, target, pool.form)
     quotes = len(target.quotes) if example.oracle_present else 1
-    return _Wanted(example, documents, pool, drawn, quotes, bool(reasoning), reasoning, verdict)
+    return _Wanted(example, documents, pool, drawn, quotes, bool(reasoning), reasoning, verdict, known)
 
 
-def _rejected(kind: str, wanted: _Wanted, right: Sequence[str]) -> Iterator[str]:
+def _rejected(kind: str, wanted: _Wanted) -> Iterator[str]:
     """Rejected answers of one kind, likeliest first, that hold nothing right."""
     if kind == "refusal":
         found: Iterable[str] = [_refusal(wanted)]
@@ -233,7 +235,7 @@ def _rejected(kind: str, wanted: _Wanted, right: Sequence[str]) -> Iterator[str]
         found = _with_invented_quote(wanted)
     else:
         found = _from_distractor(wanted)
-    return (text for text in found if is_wrong(text, wanted.example, right))
+    return (text for text in found if is_wrong(text, wanted.example, wanted.known))
 
 
 def is_wrong(text: str, example: RaftExample, known: Sequence[str] = ()) -> bool:
@@ -248,26 +250,7 @@ def is_wrong(text: str, example: RaftExample, known: Sequence[str] = ()) -> bool
     if target.abstained and example.answer_type == "yesno":
         return True  # whichever of the two it is, the documents do not say so
     right = [answer for answer in (example.answer, *known) if not is_refusal(answer)]
-    return all(_differs(text, said.final, answer, example.answer_type) for answer in right)
-
-
-def _differs(text: str, said: str, answer: str, answer_type: AnswerType) -> bool:
-    """Whether a text whose final answer is ``said`` holds nothing of ``answer``."""
-    final, right = normalize_answer(said), normalize_answer(answer)
-    if not right:
-        return True
-    if answer_type in _CLOSED:
-        return final.split()[:1] != right.split()[:1] if answer_type == "yesno" else final != right
-    if _holds(normalize_answer(text), right) or _holds(right, final):
-        return False
-    numbers, known = set(_NUMBER.findall(said)), set(_NUMBER.findall(answer))
-    if numbers and known:
-        return numbers.isdisjoint(known)
-    return token_f1(said, answer) < _TOO_CLOSE
-
-
-def _holds(text: str, words: str) -> bool:
-    return f" {words} " in f" {text} "
+    return all(differs(text, said.final, answer, example.answer_type) for answer in right)
 
 
 def _render(wanted: _Wanted, answer: str, reasoning: str, quotes: Sequence[Quote], holding: Sequence[int]) -> str:
@@ -351,8 +334,7 @@ def _answers_of(sentence: str, wanted: _Wanted) -> Iterator[str]:
     if wanted.verdict is not None:
         yield wanted.verdict
     elif kind in _CLOSED:
-        known = wanted.pool.by_type.get(kind, ())
-        yield from wanted.drawn.sample(known, len(known))
+        yield from _pooled(wanted)
     elif kind == "number":
         yield from _AMOUNT.findall(sentence)
     else:
@@ -371,10 +353,19 @@ def _with_invented_quote(wanted: _Wanted) -> Iterator[str]:
             yield _render(wanted, answer, reasoning, quotes, _holding(wanted.example))
 
 
+def _pooled(wanted: _Wanted) -> Iterator[str]:
+    """Some answers to questions of the same type, drawn, that are none of the right ones."""
+    pooled = wanted.pool.by_type.get(wanted.example.answer_type, ())
+    right = {raw(answer) for answer in (wanted.example.answer, *wanted.known)}
+    for place in wanted.drawn.sample(range(len(pooled)), min(_MOST_DRAWN, len(pooled))):
+        answer = pooled[place]
+        if raw(answer) not in right:
+            yield answer
+
+
 def _other_answers(wanted: _Wanted) -> Iterator[str]:
     own, drawn = wanted.example.answer, wanted.drawn
-    known = [answer for answer in wanted.pool.by_type.get(wanted.example.answer_type, ()) if answer != own]
-    yield from drawn.sample(known, len(known))
+    yield from _pooled(wanted)
     if number := _WHOLE.search(own):
         other = str(int(number.group()) * drawn.choice((2, 3, 5)) + drawn.choice((1, 2)))
         yield own[: number.start()] + other + own[number.end() :]

@@ -159,8 +159,9 @@ def _run(
     _shorten(model, recipe)
     prompts = _prompts(model, recipe)
     checkpoints = draft.folder / "checkpoints"
-    guard = Guard(recipe, lambda step: [f'"{row.question}"' for row in plan.batches[step - 1]], on_step)
-    log = TuningLog(draft.folder / "log.jsonl", [len(batch) for batch in plan.batches], guard)
+    path = draft.folder / "log.jsonl"
+    guard = Guard(recipe, lambda step: [f'"{row.question}"' for row in plan.batches[step - 1]], on_step, path)
+    log = TuningLog(path, [len(batch) for batch in plan.batches], guard)
     trainer = make_tuning_trainer(
         model, plan.batches, plan.dev_batches, plan.texts, log, objective=recipe.objective, folder=checkpoints,
         optim=recipe.optim.model_dump(), watch=recipe.watch.model_dump(), seed=recipe.seed,

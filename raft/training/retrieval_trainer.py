@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from raft.errors import ModelError
 from raft.training.retrieval_batches import Row
 from raft.training.run import Progress
+from raft.training.trainer import Patience, schedule_name
 
 CURVE = ("step", "loss", "eval_loss", "grad_norm", "learning_rate", "examples_per_second")
 
@@ -104,7 +105,7 @@ def make_tuning_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(log)
     if dev is not None:
-        trainer.add_callback(EarlyStoppingCallback(watch["patience"]))
+        trainer.add_callback(Patience(watch["patience"]))
     return trainer
 
 
@@ -120,7 +121,7 @@ def _arguments(
     """What both trainers' arguments share."""
     return {
         "output_dir": str(folder), "max_steps": steps, "learning_rate": optim["lr"],
-        "warmup_steps": round(steps * optim["warmup_fraction"]), "lr_scheduler_type": optim["schedule"],
+        "warmup_steps": round(steps * optim["warmup_fraction"]), "lr_scheduler_type": schedule_name(optim["schedule"]),
         "weight_decay": optim["weight_decay"], "max_grad_norm": optim["max_grad_norm"], "optim": "adamw_torch",
         "bf16": bfloat16, "logging_steps": 1, "logging_nan_inf_filter": False,
         "eval_strategy": "steps" if has_dev else "no", "eval_steps": watch["every_steps"],
@@ -129,6 +130,12 @@ def _arguments(
         "report_to": [], "disable_tqdm": True, "dataloader_num_workers": 0, "dataloader_pin_memory": False,
         "seed": seed, "data_seed": seed, "log_level": "error", "use_cpu": not torch.cuda.is_available(),
     }  # fmt: skip
+
+
+def _on_one_gpu(arguments: Any) -> Any:
+    """The arguments, of however many GPUs there are for one: DataParallel would cut up what is laid out."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _encoder_columns(batches: Sequence[Sequence[Row]], texts: Mapping[str, str], negatives: int) -> Any:
@@ -181,7 +188,7 @@ def _encoder_trainer(model: Any, settings: dict[str, Any], train: Any, dev: Any,
         loss = losses.MultipleNegativesRankingLoss(model, scale=scale)
     else:  # the same loss with cached gradients: Gao et al. 2021, arXiv 2101.06983
         loss = losses.CachedMultipleNegativesRankingLoss(model, scale=scale, mini_batch_size=at_once)
-    return EncoderTrainer(model=model, args=arguments, train_dataset=train, eval_dataset=dev, loss=loss)
+    return EncoderTrainer(model=model, args=_on_one_gpu(arguments), train_dataset=train, eval_dataset=dev, loss=loss)
 
 
 def _reranker_trainer(model: Any, settings: dict[str, Any], train: Any, dev: Any, retrieval: Mapping[str, Any]) -> Any:
@@ -192,7 +199,8 @@ def _reranker_trainer(model: Any, settings: dict[str, Any], train: Any, dev: Any
         pass
 
     weight = torch.tensor(float(retrieval["negatives"]))  # one positive pair stands against so many
+    arguments = _on_one_gpu(CrossEncoderTrainingArguments(**settings))
     return RerankerTrainer(
-        model=model, args=CrossEncoderTrainingArguments(**settings), train_dataset=train, eval_dataset=dev,
+        model=model, args=arguments, train_dataset=train, eval_dataset=dev,
         loss=BinaryCrossEntropyLoss(model, pos_weight=weight),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raft.artifacts import Draft, check_free
+from raft.artifacts import Draft, check_free, hash_file
 from raft.config_train import MAY_CHANGE_ON_RESUME, TrainRecipe
 from raft.llm.local import inherited_labels, resolve_base
 from raft.models import model_fingerprint, quiet_libraries
@@ -77,6 +77,9 @@ def train(
         inputs, facts = data_facts(recipe, dataset)
         base = resolve_base(recipe.model)
         inputs["model"] = model_fingerprint(base)
+        if recipe.parallel.deepspeed_config is not None:
+            inputs["deepspeed_config"] = hash_file(recipe.parallel.deepspeed_config)
+    plan = make_plan(recipe, dataset, base)  # what it refuses leaves nothing behind
     facts |= {
         "objective": recipe.objective, "method": recipe.method, "base_model": recipe.model,
         "base_fingerprint": inputs["model"], "labels": sorted({*facts["labels"], *inherited_labels(recipe.model)}),
@@ -85,7 +88,6 @@ def train(
     with one_writer(
         out, "adapter", settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
     ) as draft:
-        plan = make_plan(recipe, dataset, base)
         own = None if recipe.objective == "pretrain" else dataset
         if is_main():
             write_seen(own, draft.folder, recipe.model, replayed=recipe.replay.data)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from raft.artifacts import MANIFEST, RESUME, Draft, check_free, parse_manifest, remove, writing
 from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
 from raft.config_tune import TuneRecipe, settings_of, with_settings
-from raft.errors import InputError, ModelError
+from raft.errors import InputError, ModelError, RecipeError
 from raft.llm.local import resolve_base
 from raft.models import model_fingerprint, quiet_libraries, resolve_encoder
 from raft.places import partial_folder
@@ -84,7 +84,7 @@ def search(
     """Train with other settings again and again, and write the artefact ``out``: the trials, and the best recipe.
 
     ``on_trial`` is given each trial as it finishes. Trials that run out of memory or diverge count as failed, and so do
-    those that end the process twice at the same place.
+    those whose values do not go together, or that end the process twice at the same place.
 
     Raises ArtifactError when the dataset is missing or damaged, ``out`` is taken or partial work differs, InputError
     when there is nothing to measure a dev loss on or no example fits, ModelError when Optuna or the model is missing,
@@ -213,7 +213,7 @@ def _run_trial(trial: Trial, recipe: TuneRecipe, dataset: Path, out: Path) -> No
         loss = _train(_recipe_of(trial, recipe), dataset, out, watch)
     except TrialPruned:
         state = TrialState.PRUNED
-    except ModelError as error:
+    except (ModelError, RecipeError) as error:  # values that fit alone may not fit together
         state, reason = TrialState.FAIL, str(error)
     except BaseException:
         _forget_attempt(trial)

@@ -128,6 +128,20 @@ class LogFile(TrainerCallback):
             self._on_step(state.global_step, state.max_steps, kept)
 
 
+class Patience(EarlyStoppingCallback):
+    """Early stopping that goes on counting where a resumed run goes on; transformers would begin at 0 again."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        best, waited, sign = math.inf, 0, -1 if args.greater_is_better else 1
+        for row in state.log_history:
+            if (metric := row.get(args.metric_for_best_model)) is not None:
+                waited = 0 if sign * metric < best else waited + 1
+                best = min(best, sign * metric)
+        self.early_stopping_patience_counter = waited
+        control.should_training_stop = waited >= self.early_stopping_patience
+
+
 class Unfreezing(TrainerCallback):
     """Lets one layer more move every few steps (methods.unfrozen_layers)."""
 
@@ -154,6 +168,11 @@ def make_schedule(draws: Sequence[Sequence[Sequence[Packed]]], epochs: float, se
     return schedule
 
 
+def schedule_name(schedule: str) -> str:
+    """The recipe's schedule as transformers calls it: its "constant" leaves out the warm-up."""
+    return "constant_with_warmup" if schedule == "constant" else schedule
+
+
 def training_arguments(
     folder: Path, *, steps: int, groups_per_step: int, optim: dict[str, Any], every_steps: int, has_dev: bool,
     seed: int, parallel: Mapping[str, Any] | None = None,
@@ -163,7 +182,7 @@ def training_arguments(
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, per_device_eval_batch_size=1,
         gradient_accumulation_steps=share_of_step(groups_per_step), max_steps=steps, learning_rate=optim["lr"],
-        warmup_steps=round(steps * optim["warmup_fraction"]), lr_scheduler_type=optim["schedule"],
+        warmup_steps=round(steps * optim["warmup_fraction"]), lr_scheduler_type=schedule_name(optim["schedule"]),
         weight_decay=optim["weight_decay"], max_grad_norm=optim["max_grad_norm"], optim="adamw_torch",
         logging_steps=1, logging_nan_inf_filter=False, eval_strategy="steps" if has_dev else "no",
         eval_steps=every_steps, save_strategy="steps", save_steps=every_steps, save_total_limit=2,
@@ -190,7 +209,7 @@ def make_trainer(
     """The trainer, with early stopping when there is a dev set. Sequences of more than ``piece_tokens`` tokens run as
     several pieces."""
     if dev:
-        callbacks = [*callbacks, EarlyStoppingCallback(patience)]
+        callbacks = [*callbacks, Patience(patience)]
     trainer = kind(
         model=model, args=arguments, train_dataset=even_out(schedule), eval_dataset=dev or None,
         data_collator=partial(_collate, piece_tokens=piece_tokens), callbacks=callbacks,

@@ -1,6 +1,6 @@
 """Watching a training: a loss that is lost stops it, dev questions are answered on the way, trackers follow it.
 
-on_step = Guard(recipe, names_of_packed(plan.schedule, per_step), on_step)   # handed to the log of the trainer
+on_step = Guard(recipe, names_of_packed(plan.schedule, per_step), on_step, folder / "log.jsonl")   # for the log
 watch(trainer, recipe, model, base, folder)   # samples.jsonl, tensorboard/, and what the base knows (probe.py)
 trainer.train()
 """
@@ -24,7 +24,7 @@ from raft.models import load_tokenizer
 from raft.prompts import parse_answer
 from raft.recipe import require
 from raft.records import RaftExample
-from raft.rows import Journal, write_rows
+from raft.rows import Journal, read_rows, write_rows
 from raft.training.attention import resting
 from raft.training.packing import Packed, fits
 from raft.training.probe import probe_before
@@ -49,31 +49,57 @@ _MOST_NAMED = 8
 class Guard:
     """What follows the steps of a training, and stops it once its loss is lost: not a number, or three steps in a row
     above 5 nats and ``watch.explode_factor`` times the median of the last 50 losses before them. What grpo and rloo
-    log as their loss is no measure of anything: there it only has to be a number."""
+    log as their loss is no measure of anything: there it only has to be a number.
 
-    def __init__(self, recipe: TrainRecipe, names: Names, on_step: Progress) -> None:
+    ``log`` is the log.jsonl that holds the rows, each before it comes here: a training that goes on from a checkpoint
+    finds there what came before it.
+    """
+
+    def __init__(self, recipe: TrainRecipe, names: Names, on_step: Progress, log: Path | None = None) -> None:
         self._factor = 0.0 if recipe.objective in ("grpo", "rloo") else recipe.watch.explode_factor
         self._names = names
         self._on_step = on_step
+        self._log = log
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._above = 0
 
     def __call__(self, step: int, steps: int, row: dict[str, Any]) -> None:
-        """Raises ModelError naming the step's examples where the loss or its gradient is lost."""
-        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm"), ("eval_loss", "dev loss")):
+        """Raises ModelError where a loss or its gradient is lost, naming the step's examples where it is theirs."""
+        for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
             if not math.isfinite(row.get(key, 0.0)):
                 raise ModelError(f"the {name} is {row[key]} at step {step}, {self._examples(step)}", _REMEDY)
+        if not math.isfinite(row.get("eval_loss", 0.0)):
+            raise ModelError(
+                f"the dev loss is {row['eval_loss']} at step {step}: the weights are lost since step {step}, whose "
+                "loss was still a number",
+                "Lower optim.lr",
+            )
+        if self._log is not None:
+            self._look_back(self._log, step)
+            self._log = None
         if "loss" in row and self._factor:
             self._check_size(step, row["loss"])
         self._on_step(step, steps, row)
 
-    def _check_size(self, step: int, loss: float) -> None:
+    def _look_back(self, log: Path, step: int) -> None:
+        """Take up what the rows before this step say."""
+        for row in read_rows(log):
+            if "loss" in row and row["step"] < step:
+                self._weigh(row["loss"])
+        self._above = min(self._above, _IN_A_ROW - 1)  # one that went on all the same stops at its next such loss
+
+    def _weigh(self, loss: float) -> float:
+        """Count a loss among the usual ones or, far above them, in a row; comes back with the median before it."""
         usual = statistics.median(self._recent or [loss])
         if loss <= max(self._factor * usual, _HARMLESS):
             self._recent.append(loss)
             self._above = 0
-            return
-        self._above += 1
+        else:
+            self._above += 1
+        return usual
+
+    def _check_size(self, step: int, loss: float) -> None:
+        usual = self._weigh(loss)
         if self._above == _IN_A_ROW:
             first = step - _IN_A_ROW + 1
             raise ModelError(

@@ -211,8 +211,10 @@ def test_what_was_tuned_without_documents_answers_with_and_without_them(
 def test_impossible_choices_are_refused(world_recipe: EvaluateRecipe, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'rag' more than once"):
         choose_systems(["rag", "rag"], ["base"])
-    with pytest.raises(UsageError, match="need a tuned model"):
+    with pytest.raises(UsageError, match=r"need a tuned model\. Give --adapter DIR"):
         choose_systems(["raft"], ["base"])
+    with pytest.raises(UsageError, match=r"need a tuned model\. Give --dsf-adapter DIR or --adapter DIR"):
+        choose_systems(["dsf", "raft"], ["base"])
     with pytest.raises(UsageError, match=r"none of .* uses it"):
         choose_systems(["rag"], ["base", "raft"])
     endpoint = world_recipe.model.model_copy(update={"base_url": "http://127.0.0.1:1/v1"})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raft.training.attention import dense_mask, packed_attention
+from raft.errors import ModelError
+from raft.training.attention import dense_mask, packed_attention, use_packed_attention
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 
@@ -55,6 +57,20 @@ def test_the_dense_mask_hides_siblings_and_the_future() -> None:
         [1, 1, 0, 1, 0],
         [1, 1, 0, 1, 1],
     ]
+
+
+def test_a_dense_mask_is_refused_where_layers_see_a_window() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for window in (8, None):
+        config = MistralConfig(vocab_size=32, num_key_value_heads=1, sliding_window=window, **sizes)
+        model = MistralForCausalLM(config)
+        if window is None:
+            use_packed_attention(model, "sdpa")
+        else:
+            with pytest.raises(ModelError, match="sdpa knows no sliding windows"):
+                use_packed_attention(model, "sdpa")
 
 
 def test_without_segments_the_mask_decides() -> None:

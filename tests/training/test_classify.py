@@ -21,7 +21,7 @@ from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.models import load_tokenizer, prompt_ids
 from raft.prompts import build_messages, render_refusal
 from raft.rows import read_rows, write_rows
-from raft.training.classes import make_class_plan, text_ids
+from raft.training.classes import Labelled, _mixed, make_class_plan, text_ids
 from raft.training.classify import (
     class_logits,
     f1_of,
@@ -214,6 +214,21 @@ def test_balanced_classes_weigh_alike_in_training_and_never_on_dev(tiny_folder: 
     assert sum(weight) == pytest.approx(planned.plan.examples)
     assert all(packed.weights is None for packed in planned.dev)
     assert {label for packed in planned.dev for label in packed.labels} == {0, 1}
+
+
+def test_the_dev_loss_is_of_every_class_in_a_file_sorted_by_label(tiny_folder: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "texts.jsonl", [{"text": f"text {n}", "label": "abc"[n // 60]} for n in range(180)])
+    planned = make_class_plan(recipe(tiny_folder, **{"watch.dev_groups": 3}), tmp_path / "texts.jsonl", tiny_folder)
+    assert len(planned.dev) > 3
+    assert sorted(label for packed in planned.plan.dev for label in packed.labels) == [0, 1, 2]
+
+
+def test_the_beginning_of_the_dev_groups_has_the_proportions_of_all() -> None:
+    groups = [[Labelled(str(n), [n], "a" if n < 12 else "b")] for n in range(16)]
+    mixed = _mixed(groups, seed=0)
+    assert sorted(mixed, key=lambda group: group[0].prompt) == groups
+    assert [sum(group[0].label == "b" for group in mixed[:count]) for count in (2, 8, 16)] == [1, 2, 4]
+    assert mixed == _mixed(groups, seed=0) != _mixed(groups, seed=1)
 
 
 def test_f1_of_a_class() -> None:

@@ -21,7 +21,7 @@ from raft.records import question_key
 from raft.rows import read_rows, write_rows
 from raft.training.instructions import is_rows_file, mix_in, read_instructions, tokenize_instruction
 from raft.training.packing import pack
-from raft.training.plan import held_back, make_plan
+from raft.training.plan import _replayed, held_back, make_plan
 from raft.training.run import train
 from raft.training.search import check_inputs
 from raft.training.tokenize import Tokenized
@@ -224,6 +224,20 @@ def test_replay_has_its_share_of_the_loss_evenly_spread_and_repeats_nothing_too_
     assert mix_in(main, pool, 0.25, seed=1) != mixed
 
 
+def test_replayed_turns_share_no_prefix_where_attention_knows_none(tiny_folder: Path, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": f"word {n}"} for n in range(2) for role in ("user", "assistant")]
+    rows = str(write(tmp_path / "talks.jsonl", [{"messages": turns}] * 2))
+    shared, alone = (
+        _replayed(
+            recipe(tiny_folder, objective="pretrain", attention=attention, precision="auto", **{"replay.data": rows}),
+            load_tokenizer(tiny_folder),
+        )
+        for attention in ("auto", "flash")
+    )
+    assert [len(talk) for talk in shared] == [1, 1]
+    assert [len(talk) for talk in alone] == [2, 2]
+
+
 def test_replay_joins_a_dataset_and_leaves_its_dev_loss_alone(
     tiny_folder: Path, dataset: Path, general: Path, tmp_path: Path
 ) -> None:
@@ -273,3 +287,12 @@ def test_what_only_datasets_have_is_refused_for_instructions(tiny_folder: Path, 
     chosen = recipe(tiny_folder, **{"token_weights.quote": 2.0, "watch.samples": 2})
     with pytest.raises(RecipeError, match=r"holds instructions, for which token_weights, watch.samples would do"):
         make_plan(chosen, general, tiny_folder)
+
+
+def test_dev_rows_are_drawn_from_the_whole_file(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "sorted.jsonl", pairs(200, "early") + pairs(200, "late"))
+    plan = make_plan(recipe(tiny_folder, **QUICK | {"watch.dev_groups": 6}), data, tiny_folder)
+    tokenizer = load_tokenizer(tiny_folder)
+    said = [tokenizer.decode(packed.labels) for packed in plan.dev]
+    assert len(said) == 6
+    assert 0 < sum("early" in reply for reply in said) < 6

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from raft.artifacts import open_artifact
 from raft.config import load_recipe
@@ -197,6 +198,24 @@ def test_a_learned_reward_is_paid_too(base: Path, speaker: Path, plain_dataset: 
 
 
 # --- what the model sees ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward", "grpo", "rloo"])
+def test_trainers_take_one_gpu_and_warm_up_to_a_constant_rate(
+    objective: str, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = TrainingArguments.__post_init__
+
+    def with_two_gpus(arguments: TrainingArguments) -> None:
+        usual(arguments)
+        arguments._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
+    chosen = recipe(base, objective, **{"optim.schedule": "constant", "optim.warmup_fraction": 0.5})
+    _, trainer = pieces(chosen, dataset, tmp_path)
+    assert trainer.args.n_gpu == 1
+    trainer.create_optimizer_and_scheduler(6)
+    assert [rate(step) for rate in trainer.lr_scheduler.lr_lambdas[:1] for step in (0, 3, 6)] == [0, 1, 1]
 
 
 def test_prompts_and_answers_are_those_of_sft_and_serving(base: Path, dataset: Path) -> None:

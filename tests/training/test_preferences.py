@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +20,15 @@ from raft.errors import InputError
 from raft.prompts import REFUSAL, parse_answer, render_rationale, render_refusal, render_target, without_quotes
 from raft.records import Chunk, RaftExample
 from raft.training.preference_file import read_pairs
-from raft.training.preferences import KINDS, PreferencePair, is_wrong, make_pairs
+from raft.training.preferences import (
+    KINDS,
+    PreferencePair,
+    _other_answers,
+    _Pool,
+    _Wanted,
+    is_wrong,
+    make_pairs,
+)
 from raft.training.rewards import normalize_answer
 from tests.factories import colour_chunks, colour_examples
 
@@ -206,6 +216,22 @@ def test_an_invented_quote_says_another_answer_in_the_same_words() -> None:
         ("no", "yes", "yesno", True),
         ("red old oak", "red oak wood", "short", False),
         ("not in the documents", "red", "short", True),
+        ("12.0 mg", "12 mg", "number", False),
+        ("1,000 pages", "1000 pages", "number", False),
+        ("2.5 mg", "25 mg", "number", True),
+        ("13 m²", "12 m²", "number", True),
+        ("two doors", "2 doors", "short", False),
+        ("three million", "2 million", "short", True),
+        ("twenty-one", "thirty-one", "short", True),
+        ("O’Brien", "O'Brien", "short", False),
+        ("“Paris”", "Paris", "short", False),
+        ("北京市", "北京", "short", False),
+        ("上海", "北京", "short", True),
+        ("Vitamin A", "A", "short", False),
+        ("B", "A", "label", True),
+        ("a", "A", "label", False),
+        ("-", "+", "label", True),
+        ("+", "+", "label", False),
     ],
 )
 def test_what_is_wrong(final: str, answer: str, kind: str, wrong: bool) -> None:
@@ -226,6 +252,47 @@ def test_an_alias_of_the_answer_is_right_too() -> None:
     aliases = {example.question_id: [each.answer for each in examples] for example in examples}
     assert make_pairs(examples, chunks, {"distractor": 1.0, "invented_quote": 1.0})
     assert make_pairs(examples, chunks, {"distractor": 1.0, "invented_quote": 1.0}, known=aliases) == []
+
+
+def test_labels_of_a_letter_or_a_sign_are_told_from_the_right_ones() -> None:
+    chunks = {chunk.id: chunk for chunk in colour_chunks()}
+    labelled = [
+        replace(e, answer=label, answer_type="label", target=e.target.rpartition(":")[0] + f": {label}")
+        for e, label in zip(colour_examples(draws=1), ("A", "B", "+", "-") * 2, strict=True)
+    ]
+    right = {e.question_id: {e.answer, "b" if e.answer == "A" else e.answer} for e in labelled}
+    known = {question: sorted(answers) for question, answers in right.items()}
+    shares = {"distractor": 1.0, "invented_quote": 1.0}
+    pairs = [pair for seed in range(5) for pair in make_pairs(labelled, chunks, shares, known=known, seed=seed)]
+    assert pairs
+    for pair in pairs:
+        said = parse_answer(pair.rejected).final.lower()
+        assert said not in {answer.lower() for answer in right[pair.id.split("/")[0]]}
+
+
+class Counted(Sequence[str]):
+    """Very many answers, of which it is counted how many are looked at."""
+
+    looked_at = 0
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looked_at += 1
+        return f"answer {place}"
+
+
+def test_few_answers_are_looked_at_however_many_there_are() -> None:
+    def drawn(seed: int) -> list[str]:
+        answers = Counted()
+        pool = _Pool("quotes", False, {}, {"short": answers}, [], 0.0)
+        wanted = _Wanted(colour_examples()[0], (), pool, random.Random(seed), 1, False, "", None, ())
+        found = list(_other_answers(wanted))
+        assert len(found) == answers.looked_at < 100
+        return found
+
+    assert drawn(1) == drawn(1) != drawn(2)
 
 
 @pytest.mark.parametrize("pooled", [False, True])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from raft.artifacts import open_artifact, writing
 from raft.config import load_recipe
@@ -27,8 +28,9 @@ from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import search_text
 from raft.retrieval.rerank import Reranker
 from raft.rows import read_rows
-from raft.training.retrieval import make_tuning_plan, tune
+from raft.training.retrieval import load_base, make_tuning_plan, tune
 from raft.training.retrieval_batches import Asked, find_twins, make_batches, read_asked
+from raft.training.retrieval_trainer import TuningLog, make_tuning_trainer
 from raft.training.trainer import last_checkpoint
 from tests.factories import colour_chunks, colour_examples, write_dataset
 
@@ -286,6 +288,30 @@ def test_the_access_labels_of_the_dataset_stay_with_the_encoder(base: Path, tmp_
         draft.facts |= {"index_fingerprint": "none", "labels": ["hr"]}
     tune(recipe(base, **{"optim.max_steps": 1}), tmp_path / "labelled", tmp_path / "tuned")
     assert open_artifact(tmp_path / "tuned", "encoder").facts["labels"] == ["hr"]
+
+
+@pytest.mark.parametrize("objective", ["encoder", "reranker"])
+def test_trainers_take_one_gpu_and_warm_up_to_a_constant_rate(
+    objective: str, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = TrainingArguments.__post_init__
+
+    def with_two_gpus(arguments: TrainingArguments) -> None:
+        usual(arguments)
+        arguments._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_two_gpus)
+    chosen = recipe(base, objective, **{"optim.schedule": "constant", "optim.warmup_fraction": 0.5})
+    plan = make_tuning_plan(chosen, dataset)
+    log = TuningLog(tmp_path / "log.jsonl", [len(batch) for batch in plan.batches], lambda *_: None)
+    trainer = make_tuning_trainer(
+        load_base(base, chosen), plan.batches, plan.dev_batches, plan.texts, log, objective=objective, folder=tmp_path,
+        optim=chosen.optim.model_dump(), watch=chosen.watch.model_dump(), seed=0, bfloat16=False,
+        retrieval=chosen.retrieval.model_dump() | {"query_prompt": "", "document_prompt": ""},
+    )  # fmt: skip
+    assert trainer.args.n_gpu == 1
+    trainer.create_optimizer_and_scheduler(4)
+    assert [rate(step) for rate in trainer.lr_scheduler.lr_lambdas[:1] for step in (0, 2, 4)] == [0, 1, 1]
 
 
 def test_without_a_dev_split_the_last_weights_are_kept(base: Path, tmp_path: Path) -> None:

@@ -136,6 +136,34 @@ def test_examples_that_do_not_fit_are_refused_with_their_number(tiny_folder: Pat
         make_plan(recipe(tiny_folder, max_tokens=64), dataset, tiny_folder)
 
 
+def test_a_plan_that_is_refused_leaves_nothing_behind(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fits max_tokens = 64"):
+        train(recipe(tiny_folder, max_tokens=64), dataset, tmp_path / "tuned")
+    assert not partial_folder(tmp_path / "tuned").exists()
+
+
+def test_patience_goes_on_counting_after_a_stop(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    """Weights that hardly move reach no better dev loss than the first: three more without one end the training."""
+    watch = {"watch.every_steps": 1, "watch.patience": 3, "watch.probe": False}
+    calm = recipe(tiny_folder, **{"optim.lr": 1e-12, **watch})
+
+    def stop(step: int, *_: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(calm, dataset, tmp_path / "stopped", on_step=stop)
+    assert train(calm, dataset, tmp_path / "stopped", resume=True).steps == 4
+    assert train(calm, dataset, tmp_path / "whole").steps == 4
+
+
+def test_a_constant_rate_warms_up_too(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    optim = {"optim.schedule": "constant", "optim.warmup_fraction": 0.5, "optim.max_steps": 4, "optim.lr": 0.01}
+    train(recipe(tiny_folder, **optim, **{"watch.probe": False}), dataset, tmp_path / "tuned")
+    rates = [row["learning_rate"] for row in read_rows(tmp_path / "tuned" / "log.jsonl") if "loss" in row]
+    assert rates == pytest.approx([0.0, 0.005, 0.01, 0.01])
+
+
 def test_a_missing_chunk_is_named(tiny_folder: Path, tmp_path: Path) -> None:
     broken = [replace(e, context=("nowhere#1",)) for e in colour_examples()]
     with pytest.raises(InputError, match=r"q0/0 names chunk 'nowhere#1'"):

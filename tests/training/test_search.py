@@ -133,6 +133,17 @@ def test_a_trial_that_fails_is_a_row_and_the_search_goes_on(tiny_folder: Path, d
     assert not (tmp_path / "search" / "best").exists()
 
 
+def test_values_that_do_not_go_together_are_a_failed_trial(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
+    start = {"objective": "kto", "preference.batch_size": 4, "optim.max_steps": 1, "watch.every_steps": 1}
+    lines = {"preference.batch_size": {"choices": [4, 5]}}
+    chosen = recipe(tiny_folder, lines, start | {"preference.pairs_at_once": 2}, sampler="grid", trials=3, keep="none")
+    summary = search(chosen, dataset, tmp_path / "search")
+    (failed,) = [row for row in table(tmp_path / "search") if row["state"] == "failed"]
+    assert failed["settings"] == {"preference.batch_size": 5}
+    assert failed["reason"] == "preference.pairs_at_once = 2 does not divide preference.batch_size = 5"
+    assert summary.complete == summary.trials - 1
+
+
 def test_an_encoder_is_searched_for_too(dataset: Path, tmp_path: Path) -> None:
     few = {"negatives": 1, "batch_size": 4, "max_tokens": 16}
     base = str(write_small_encoder(tmp_path))
@@ -383,6 +394,10 @@ def test_importances_are_given_when_there_are_enough_trials(tiny_folder: Path, t
         ('share_prefixes = { low = 0, high = 1 }', "not a number: give choices"),
         ('max_tokens = { choices = [512, 1024] }', "cannot be searched: it decides which dev examples fit"),
         ('"preference.beta" = { low = 0.1, high = 0.2 }', "cannot be searched: it decides what the dev loss is"),
+        ('documents = { choices = [true, false] }', "cannot be searched: without them a dev question is another one"),
+        ('"watch.probe" = { choices = [true, false] }', "cannot be searched: trials are not probed"),
+        ('"watch.samples" = { low = 0, high = 4 }', "cannot be searched: it changes nothing that is learned"),
+        ('"watch.trackers" = { choices = [[], ["tensorboard"]] }', "cannot be searched: they change nothing"),
     ],
 )  # fmt: skip
 def test_bad_search_spaces_are_refused_with_one_line_each(lines: str, says: str, tmp_path: Path) -> None:

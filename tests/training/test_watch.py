@@ -21,7 +21,7 @@ from raft.models import load_language_model, load_tokenizer, target_ids
 from raft.places import partial_folder
 from raft.prompts import build_messages, parse_answer
 from raft.records import Document
-from raft.rows import read_rows
+from raft.rows import read_rows, write_rows
 from raft.training.corpus import corpus_sequences
 from raft.training.packing import split_packed
 from raft.training.plan import make_plan
@@ -91,12 +91,18 @@ def losses(*values: float) -> list[dict[str, float]]:
     [
         ({"loss": float("nan")}, "the loss is nan at step 3"),
         ({"loss": 1.0, "grad_norm": float("inf")}, "the gradient norm is inf at step 3"),
-        ({"eval_loss": float("nan")}, "the dev loss is nan at step 3"),
     ],
 )
 def test_what_is_no_number_stops_with_the_examples_named(bad: dict[str, float], said: str) -> None:
     with pytest.raises(ModelError, match=re.escape(f"{said}, on q3, r3, after q2, r2. Lower optim.lr")):
         guarded([*losses(2.0, 1.0), bad])
+
+
+def test_a_dev_loss_that_is_no_number_blames_the_weights_and_no_train_example() -> None:
+    with pytest.raises(ModelError, match="dev loss is nan at step 3: the weights are lost since step 3") as raised:
+        guarded([*losses(2.0, 1.0), {"eval_loss": float("nan")}])
+    assert "q3" not in str(raised.value)
+    assert str(raised.value).endswith(". Lower optim.lr")
 
 
 def test_three_losses_far_above_the_median_stop_with_the_first_named() -> None:
@@ -114,6 +120,29 @@ def test_three_losses_far_above_the_median_stop_with_the_first_named() -> None:
 )
 def test_losses_that_go_on(values: tuple[float, ...]) -> None:
     assert len(guarded(losses(*values))) == len(values)
+
+
+def resumed(folder: Path, before: list[float], *after: float) -> list[int]:
+    """The steps that come through where a checkpoint's log holds the losses ``before``."""
+    came: list[int] = []
+    log = folder / "log.jsonl"
+    write_rows(log, [{"step": step, "loss": loss} for step, loss in enumerate(before, 1)])
+    guard = Guard(TrainRecipe(), lambda step: [f"q{step}"], lambda step, steps, row: came.append(step), log)
+    for step, loss in enumerate(after, len(before) + 1):
+        row = {"step": step, "loss": loss}
+        with log.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        guard(step, 99, row)
+    return came
+
+
+def test_a_resumed_training_knows_what_came_before_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"explodes: 13 at step 6, .* first at step 4, on q4, after q3"):
+        resumed(tmp_path, [1.2, 1.0, 0.8, 11, 12], 13)
+    with pytest.raises(ModelError, match=r"explodes: 40 at step 8, .* the median before \(1\)"):
+        resumed(tmp_path, [1.2, 1.0, 0.8, 11, 12, 13, 14], 40)  # it went on all the same, and does no longer
+    assert resumed(tmp_path, [1.2, 1.0, 0.8, 11, 12], 0.9, 11, 12, 1.0) == [6, 7, 8, 9]
+    assert resumed(tmp_path, [], 11, 12, 13, 14) == [1, 2, 3, 4]
 
 
 def test_the_rule_can_be_switched_off_and_is_off_where_a_loss_measures_nothing() -> None:

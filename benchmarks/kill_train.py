@@ -5,8 +5,8 @@
 The student is SmolLM2-135M-Instruct with its first four layers, the data a RAFT dataset of the sample corpus
 (corpora/medical), a checkpoint every second step. For each method one run goes undisturbed; then runs of it are killed
 after a random time (0.3 to 1.1 times what the undisturbed one took), and resumed until --kills kills are spent, a run
-at a time: after each finished one its weights, its log (without times) and the figures of its manifest are compared with
-the undisturbed run's, and the next begins anew. Prints counts as JSON:
+at a time: after each finished one its weights, its log (without times) and the figures of its manifest are compared
+with the undisturbed run's, and the next begins anew. Prints counts as JSON:
 
     {"kills": 30, "runs": 12, "steps_at_kill": {"loading": 2, "1-4": 9, ...}, "unequal": [], "seconds": 310}
 """

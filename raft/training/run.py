@@ -147,7 +147,7 @@ def _make_trainer(
     trainable, total = count_parameters(model)
     draft.facts.update(trainable_parameters=trainable, parameters=total, device=str(model.device))
     per_step = plan.per_step
-    guard = Guard(recipe, names_of_packed(plan.schedule, per_step), on_step)
+    guard = Guard(recipe, names_of_packed(plan.schedule, per_step), on_step, folder / "log.jsonl")
     log = LogFile(folder / "log.jsonl", [len(p) for p in plan.schedule], per_step, guard)
     callbacks = [*([log] if is_main() else []), *([Unfreezing(recipe.layers)] if recipe.method == "unfreeze" else [])]
     trainer = make_trainer(model, plan.schedule, plan.dev, arguments, recipe.watch.patience, callbacks, piece_tokens)

@@ -4,9 +4,10 @@
 
 The student is SmolLM2-135M-Instruct with its first two layers, the data a RAFT dataset of the sample corpus
 (corpora/medical), a checkpoint every second step. For each method one run goes undisturbed; then runs of it are killed
-after a random time (0.3 to 1.1 times what the undisturbed one took), and resumed until --kills kills are spent, a run
-at a time: after each finished one its weights, its log (without times) and the figures of its manifest are compared
-with the undisturbed run's, and the next begins anew. Prints counts as JSON:
+and resumed until --kills kills are spent, a run at a time: each attempt gets 0 to 5 steps further than the one before
+(drawn evenly), and lives for a random time more, as long as a step takes, or loading where it is given no step. After
+each finished run its weights, its log (without times) and the figures of its manifest are compared with the undisturbed
+run's, and the next begins anew. Prints counts as JSON:
 
     {"kills": 30, "runs": 12, "steps_at_kill": {"loading": 2, "1-4": 9, ...}, "unequal": [], "seconds": 310}
 """
@@ -36,6 +37,16 @@ _CORPUS = Path(__file__).parents[1] / "corpora" / "medical"
 _STEPS = 16
 _LAYERS = 2
 _TIMES = ("tokens_per_second",)
+_STEPS_AN_ATTEMPT = 5
+_LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that an undisturbed run takes to its first step, and for each step after it."""
+
+    loading: float
+    step: float
 
 
 @dataclass
@@ -102,15 +113,12 @@ def logged(out: Path) -> int:
     return 0
 
 
-def run_with_kills(lab: Lab, method: str, out: Path, seconds: float) -> None:
-    """One run to its end, killed as often as its draws say: each attempt lives a random share of ``seconds``, those of
-    an undisturbed run."""
+def run_with_kills(lab: Lab, method: str, out: Path, pace: Pace) -> None:
+    """One run to its end, killed as often as its draws say."""
     while True:
+        reached = logged(out)
         process = start(command(lab, method, out))
-        if lab.spent >= lab.kills:
-            return finish(process)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(lab.draw.uniform(0.3, 1.1) * seconds)
+        if lab.spent >= lab.kills or not live(process, out, reached, lab.draw, pace):
             return finish(process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -121,6 +129,32 @@ def run_with_kills(lab: Lab, method: str, out: Path, seconds: float) -> None:
             return None
         lab.at["loading" if step == 0 else f"{(step - 1) // 4 * 4 + 1}-{(step - 1) // 4 * 4 + 4}"] += 1
         print(f"{method}: killed at step {step} ({lab.spent} of {lab.kills})", file=sys.stderr, flush=True)
+
+
+def live(process: subprocess.Popen[bytes], out: Path, reached: int, draw: random.Random, pace: Pace) -> bool:
+    """Let an attempt live until its time has come; False if it ends before that."""
+    further = draw.randint(0, _STEPS_AN_ATTEMPT)
+    while further and logged(out) < reached + further:
+        if process.poll() is not None:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(draw.uniform(0, pace.step if further else pace.loading))
+        return False
+    return True
+
+
+def time_whole(words: Sequence[str], out: Path) -> Pace:
+    """Run undisturbed, and see how long loading and a step take."""
+    process, began, first = start(words), time.monotonic(), None
+    while process.poll() is None:
+        if first is None and logged(out):
+            first = time.monotonic()
+        time.sleep(_LOOK_SECONDS)
+    finish(process)
+    if first is None:
+        raise SystemExit("the undisturbed run logged no step")
+    return Pace(first - began, (time.monotonic() - first) / (_STEPS - 1))
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -136,14 +170,13 @@ def outcome(out: Path) -> dict[str, Any]:
 def try_method(lab: Lab, method: str, kills: int) -> int:
     """Spend ``kills`` kills on a method. Returns the number of finished runs."""
     whole = lab.folder / f"{method}-whole"
-    began = time.monotonic()
-    finish(start(command(lab, method, whole)))
-    seconds, expected, runs = time.monotonic() - began, outcome(whole), 0
+    pace, runs = time_whole(command(lab, method, whole), whole), 0
+    expected = outcome(whole)
     until = lab.kills = lab.spent + kills
     while lab.spent < until:
         out = lab.folder / f"{method}-killed"
         shutil.rmtree(out, ignore_errors=True)
-        run_with_kills(lab, method, out, seconds)
+        run_with_kills(lab, method, out, pace)
         runs += 1
         found = outcome(out)
         differing = [part for part in expected if found[part] != expected[part]]

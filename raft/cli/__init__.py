@@ -44,6 +44,7 @@ def _register() -> None:
         demo,
         evaluate,
         evaluate_retrieval,
+        evaluate_sweep,
         export,
         generate,
         index,
@@ -59,8 +60,8 @@ def _register() -> None:
 
     for verb in (
         index, index_push, index_verify, search, generate, dataset_check, dataset_export,
-        dataset_import, review, train, export, evaluate, evaluate_retrieval, ask, serve, show,
-        demo, tune,
+        dataset_import, review, train, export, evaluate, evaluate_retrieval, evaluate_sweep, ask,
+        serve, show, demo, tune,
     ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
         app.command(name.replace("_", " "))(getattr(verb, name))

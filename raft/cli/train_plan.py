@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_rules import PREFERENCE_OBJECTIVES
 
 if TYPE_CHECKING:
     from raft.training.estimate import Estimate
@@ -39,12 +40,13 @@ def _language_plan(recipe: TrainRecipe, data: Path, scratch: Path) -> tuple[dict
     plan = make_plan(recipe, data, base)
     facts = {
         "examples": plan.examples, "dropped": plan.dropped, "sequences": len(plan.schedule), "tokens": plan.tokens,
-        "steps": plan.steps, "dev_sequences": len(plan.dev),
+        "steps": plan.steps, "dev_sequences": len(plan.dev), "dev_dropped": plan.dev_dropped,
     }  # fmt: skip
     what = "documents" if recipe.objective == "pretrain" else "examples"
     line = (
         f"{plan.examples} {what} ({plan.dropped} too long), {len(plan.schedule)} sequences, "
         f"{plan.tokens} tokens, {plan.steps} optimizer steps, {len(plan.dev)} dev sequences"
+        + (f" ({plan.dev_dropped} dev examples too long)" if plan.dev_dropped else "")
     )
     found = estimate(recipe, base, packed_work(recipe, plan))
     return facts | _estimate_facts(found), [line, *_estimate_lines(found, plan.steps)]

@@ -12,7 +12,7 @@ import typer
 
 from raft.cli.options import Overwrite, Resume, Settings, ToJson, default_out, printable, progress_bar
 from raft.config import load_recipe, require
-from raft.config_train import PREFERENCE_OBJECTIVES
+from raft.config_train_rules import PREFERENCE_OBJECTIVES
 from raft.config_tune import Space, TuneRecipe
 
 if TYPE_CHECKING:

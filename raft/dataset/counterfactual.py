@@ -193,7 +193,7 @@ def edit_of(chunk: Chunk, item: GroundedQuestion, vocabulary: Vocabulary, *, see
     rng = random.Random(hashlib.sha256(f"{seed}/{n}/{item.id}/{chunk.id}".encode()).hexdigest())
     for subject in subjects_of(item, chunk, vocabulary):
         sibling = _sibling(subject, chunk, item, vocabulary, rng)
-        change = _other_fact(chunk, item, vocabulary, rng) if sibling is not None else None
+        change = other_fact(chunk, item, vocabulary, rng) if sibling is not None else None
         if sibling is None or change is None:
             continue
         edit = _renamed(replace(chunk, id=f"{chunk.id}~edit{n}", text=change(chunk.text)), subject, sibling)
@@ -242,7 +242,7 @@ def _sibling(
     return None
 
 
-def _other_fact(
+def other_fact(
     chunk: Chunk, item: GroundedQuestion, vocabulary: Vocabulary, rng: random.Random
 ) -> Callable[[str], str] | None:
     """What turns a text into one with another answer; None where no rule can."""

@@ -13,7 +13,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,10 @@ def evaluate(
     adapter do not fit together; ModelError when a model cannot run.
     """
     artifacts.check_free(out, overwrite)
-    open_model = _openers(recipe, base, tuned, dsf)
+    open_model = model_openers(recipe, base, tuned, dsf)
     plan = plan_comparison(recipe, tuple(open_model))
+    if base is None:
+        plan = replace(plan, inputs={**plan.inputs, **weights_of(recipe.model)})
 
     def to_request(ask: qa.Ask) -> ChatRequest:
         return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
@@ -94,7 +96,7 @@ def evaluate(
     return report
 
 
-def _openers(
+def model_openers(
     recipe: EvaluateRecipe, base: OpenModel | None, tuned: OpenModel | None, dsf: OpenModel | None
 ) -> dict[Weights, OpenModel]:
     """How to open the base model and the tuned ones that there are."""
@@ -119,6 +121,19 @@ def _open(model: ChatModelRecipe, adapter: Path | None) -> ChatModel:
 
     settings = model.model_dump(exclude={"model", "adapter", "temperature"})
     return open_chat_model(model.model, adapter=adapter, **settings)
+
+
+def weights_of(model: ChatModelRecipe) -> dict[str, str]:
+    """What tells the base model's weights from others of its name; nothing tells those behind an endpoint."""
+    from raft.llm.local import resolve_base
+    from raft.models import model_fingerprint
+
+    if model.base_url is not None:
+        return {}
+    found = {"model": model_fingerprint(resolve_base(model.model))}
+    if model.adapter is not None:
+        found["model_adapter"] = artifacts.open_artifact(model.adapter, "adapter").fingerprint
+    return found
 
 
 def plan_comparison(recipe: EvaluateRecipe, given: Sequence[Weights]) -> Plan:

@@ -1,16 +1,8 @@
-"""From raw replies to the figures of a report. One scored reply, as a row of ``report.json``::
-
-    {"question_id": "med-001", "system": "raft", "chunk_ids": ["c17", "c3"], "oracle_given": true,
-     "text": "Document [1] says ##begin_quote##...", "final": "12 mg",
-     "quotes": [{"text": "Adults start with 12 mg", "chunk_id": "c17", "start": 40, "end": 63, "oracle": true}],
-     "abstained": false, "well_formed": true, "error": null, "truncated": false, "em": 1.0, "f1": 1.0,
-     "label": null, "right": true, "prompt_tokens": 812, "completion_tokens": 31, "seconds": 0.8}
-
-A reply that failed is such a row too: ``error`` says why, and it scores 0.
-"""
+"""From the scored replies (replies.py) to the figures of a report: of each system, of pairs of them, of retrieval."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,49 +10,13 @@ from typing import Any
 from raft.config import SystemName
 from raft.evaluation import metrics, statistics
 from raft.evaluation.cases import RECALL_DEPTHS, Case, System
+from raft.evaluation.replies import RIGHT_F1 as RIGHT_F1
+from raft.evaluation.replies import Result as Result
+from raft.evaluation.replies import ScoredQuote as ScoredQuote
+from raft.evaluation.replies import gold_label as gold_label
+from raft.evaluation.replies import score_answer as score_answer
+from raft.evaluation.replies import score_reply as score_reply
 from raft.evaluation.statistics import Interval
-from raft.qa import check_quotes, read_answer
-from raft.records import Answer, Chunk, QaItem
-
-RIGHT_F1 = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredQuote:
-    """A quote and where it stands: ``start`` and ``end`` are offsets in the text of the chunk, not the document."""
-
-    text: str
-    chunk_id: str | None
-    start: int | None
-    end: int | None
-    oracle: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One system's scored answer to one question. ``label`` is the closed label that the answer was read as.
-
-    ``right``: the label for label questions, declining for unanswerable ones, else a token F1 of at least RIGHT_F1.
-    """
-
-    question_id: str
-    system: SystemName
-    chunk_ids: tuple[str, ...]
-    oracle_given: bool
-    text: str
-    final: str
-    quotes: tuple[ScoredQuote, ...]
-    abstained: bool
-    well_formed: bool
-    error: str | None
-    truncated: bool
-    em: float
-    f1: float
-    label: str | None
-    right: bool
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +35,8 @@ class SystemScores:
 
     ``quoted_answers`` counts answers (not refusals) with at least one verbatim quote; ``quotes_in_oracle`` is over
     the quotes given to answerable questions. ``f1_oracle_given`` and ``f1_oracle_missing`` divide the answerable
-    questions by whether the prompt held every oracle.
+    questions by whether the prompt held every oracle. The last six are means of what each Result has under that name,
+    over the questions where it is not None; ``score_system`` always gives the first two and ``truthfulness``.
     """
 
     system: SystemName
@@ -106,6 +63,12 @@ class SystemScores:
     prompt_tokens: float
     completion_tokens: float
     seconds: float
+    rouge_l: Interval | None = None
+    contains: Interval | None = None
+    numeric: Interval | None = None
+    truthfulness: Interval | None = None
+    citation_recall: float | None = None
+    groundedness: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,66 +102,22 @@ class Sampling:
     seed: int
 
 
-def score_reply(row: Mapping[str, Any], system: System, case: Case, labels: Sequence[str]) -> Result:
-    """The Result of a journal row: the reply of ``system`` to ``case``."""
-    chunks = system.chunks_of(case) or ()
-    answer = read_answer(row["text"], system.short) if row["error"] is None else Answer("", "", well_formed=False)
-    em, f1 = score_answer(answer, case.item, failed=row["error"] is not None)
-    label = None if answer.abstained else metrics.read_label(answer.final, labels)
-    gold = gold_label(case.item, labels)
-    right = label == gold if gold is not None else bool(f1 >= RIGHT_F1)
-    return Result(
-        question_id=case.item.id, system=system.name, chunk_ids=tuple(chunk.id for chunk in chunks),
-        oracle_given=case.holds_oracle(chunks), text=row["text"], final=answer.final,
-        quotes=tuple(_score_quotes(answer, chunks, case)), abstained=answer.abstained,
-        well_formed=answer.well_formed, error=row["error"], truncated=row["truncated"], em=em, f1=f1, label=label,
-        right=right, prompt_tokens=row["prompt_tokens"], completion_tokens=row["completion_tokens"],
-        seconds=row["seconds"],
-    )  # fmt: skip
-
-
-def score_answer(answer: Answer, item: QaItem, failed: bool = False) -> tuple[float, float]:
-    """(exact match, token F1). An unanswerable question scores 1 when the system declines, else 0; an answerable
-    one on which it declines scores 0, and so does a reply that failed."""
-    if failed:
-        return 0.0, 0.0
-    if item.answer_type == "unanswerable":
-        return float(answer.abstained), float(answer.abstained)
-    if answer.abstained:
-        return 0.0, 0.0
-    references = [item.answer, *item.aliases]
-    return metrics.exact_match(answer.final, references), metrics.token_f1(answer.final, references)
-
-
-def gold_label(item: QaItem, labels: Sequence[str]) -> str | None:
-    """The label that is the question's reference answer, or None when its reference is no label."""
-    wanted = metrics.normalize_answer(item.answer)
-    return next((label for label in labels if metrics.normalize_answer(label) == wanted), None)
-
-
-def _score_quotes(answer: Answer, chunks: Sequence[Chunk], case: Case) -> list[ScoredQuote]:
-    scored = []
-    for quote in check_quotes(answer, chunks):
-        if quote.chunk is None or quote.start is None or quote.end is None:
-            scored.append(ScoredQuote(quote.text, None, None, None, False))
-            continue
-        start, end = quote.start - quote.chunk.start, quote.end - quote.chunk.start
-        scored.append(ScoredQuote(quote.text, quote.chunk.id, start, end, quote.chunk.id in case.oracle_ids))
-    return scored
-
-
 def score_system(
     system: System, model: str, results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], draw: Sampling
 ) -> SystemScores:
     """The figures of one system (``model`` is its model's name) from its results, one a case in the cases' order.
 
-    Raises ValueError when the results are not those of the cases.
+    Raises ValueError when the results are not those of the cases, or a question is asked twice.
     """
+    repeated = [name for name, count in Counter(c.item.id for c in cases).items() if count > 1]
+    if repeated:
+        raise ValueError(f"question {repeated[0]!r} stands among the cases more than once")
     if [(r.system, r.question_id) for r in results] != [(system.name, c.item.id) for c in cases]:
         raise ValueError(f"the results of {system.name} are not those of the questions, in their order")
     abstained, unanswerable = [r.abstained for r in results], [c.unanswerable for c in cases]
     given = [r.oracle_given for r in results]
     missing = [bool(c.relevant) and not r.oracle_given for r, c in zip(results, cases, strict=True)]
+    means: dict[str, Any] = {n: _known([getattr(r, n) for r in results], cases, draw) for n in _WITH_INTERVAL}
     return SystemScores(
         system=system.name, title=system.title, model=model, n=len(results),
         failures=sum(r.error is not None for r in results), truncated=sum(r.truncated for r in results),
@@ -209,12 +128,13 @@ def score_system(
         abstention_recall=metrics.abstention_recall(abstained, unanswerable),
         false_abstention_rate=metrics.false_abstention_rate(abstained, unanswerable),
         well_formed=None if system.short else metrics.share(r.well_formed for r in results),
-        f1_oracle_given=_f1_where(results, cases, given, draw),
-        f1_oracle_missing=_f1_where(results, cases, missing, draw),
+        f1_oracle_given=_known([r.f1 if g else None for r, g in zip(results, given, strict=True)], cases, draw),
+        f1_oracle_missing=_known([r.f1 if m else None for r, m in zip(results, missing, strict=True)], cases, draw),
         n_oracle_given=sum(given), n_with_oracle=sum(bool(c.relevant) for c in cases),
         prompt_tokens=sum(r.prompt_tokens for r in results) / len(results),
         completion_tokens=sum(r.completion_tokens for r in results) / len(results),
         seconds=round(sum(r.seconds for r in results), 3),
+        citation_recall=metrics.mean([r.citation_recall for r in results if r.citation_recall is not None]), **means,
     )  # fmt: skip
 
 
@@ -224,11 +144,10 @@ def _interval(values: Sequence[float], cases: Sequence[Case], draw: Sampling) ->
     )
 
 
-def _f1_where(
-    results: Sequence[Result], cases: Sequence[Case], kept: Sequence[bool], draw: Sampling
-) -> Interval | None:
-    pairs = [(r.f1, c) for r, c, keep in zip(results, cases, kept, strict=True) if keep]
-    return _interval([f1 for f1, _ in pairs], [c for _, c in pairs], draw) if pairs else None
+def _known(values: Sequence[float | None], cases: Sequence[Case], draw: Sampling) -> Interval | None:
+    """The interval over the questions that have a value, None when none has."""
+    pairs = [(value, case) for value, case in zip(values, cases, strict=True) if value is not None]
+    return _interval([value for value, _ in pairs], [case for _, case in pairs], draw) if pairs else None
 
 
 def _score_labels(
@@ -244,15 +163,16 @@ def _score_labels(
     return LabelScores(len(rows), right, metrics.macro_f1(golds, said) or 0.0, metrics.confusion(golds, said, labels))
 
 
+_WITH_INTERVAL = ("rouge_l", "contains", "numeric", "truthfulness", "groundedness")
 _NO_QUOTING: dict[str, Any] = {"quotes": 0, "quote_validity": None, "quoted_answers": None, "quotes_in_oracle": None}
 
 
 def _score_quoting(results: Sequence[Result], cases: Sequence[Case]) -> dict[str, Any]:
-    quotes = [quote for r in results for quote in r.quotes]
+    quoted = [quote.chunk_id for r in results for quote in r.quotes]
     answerable = [quote for r, c in zip(results, cases, strict=True) if c.relevant for quote in r.quotes]
     return {
-        "quotes": len(quotes),
-        "quote_validity": metrics.share(q.chunk_id is not None for q in quotes),
+        "quotes": len(quoted),
+        "quote_validity": metrics.quote_validity(quoted),
         "quoted_answers": metrics.share(
             any(q.chunk_id is not None for q in r.quotes) for r in results if not r.abstained
         ),

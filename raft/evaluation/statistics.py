@@ -27,6 +27,18 @@ class Interval:
     high: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a figure differs between runs: mean, standard deviation and an interval of the mean; a single run has the
+    mean alone."""
+
+    runs: int
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
 def bootstrap_interval(
     values: Sequence[float], clusters: Sequence[str], *, confidence: float, resamples: int, seed: int
 ) -> Interval:
@@ -74,6 +86,39 @@ def sign_flip_p(differences: Sequence[float], clusters: Sequence[str], *, resamp
         signs = rng.integers(2, size=(min(_BLOCK, resamples - at), len(sums))) * 2 - 1  # (block, clusters)
         hits += int((np.abs(signs @ sums) >= observed - slack).sum())
     return (hits + 1) / (resamples + 1)
+
+
+def mcnemar_p(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Two-sided p-value that two systems are right equally often, from the questions on which just one of them is.
+
+    The exact test (McNemar 1947, with the binomial distribution instead of its approximation): twice the chance of a
+    split of those questions as uneven as this one, at most 1; 1.0 where there are none. It takes questions for
+    independent: where they share documents, ``sign_flip_p`` is the test. Raises ValueError on unequal lengths.
+    """
+    pairs = list(zip(first, second, strict=True))
+    ahead, behind = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    split = ahead + behind
+    tail = sum(math.comb(split, k) for k in range(min(ahead, behind) + 1))
+    return min(1.0, float(2 * tail / 2**split))
+
+
+def run_spread(values: Sequence[float], *, confidence: float) -> Spread:
+    """Mean and sample standard deviation of a figure over runs that differ in their seed, with Student's t interval of
+    the mean (Student 1908): mean ± t((1 + confidence) / 2, runs - 1) · deviation / sqrt(runs).
+
+    Raises ValueError when there are no values, or one is not a finite number.
+    """
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"the figures of the runs are {list(values)}; expected finite numbers")
+    runs = len(values)
+    centre = math.fsum(values) / runs
+    if runs == 1:
+        return Spread(1, centre, None, None, None)
+    from scipy.special import stdtrit
+
+    deviation = math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (runs - 1))
+    half = float(stdtrit(runs - 1, (1 + confidence) / 2)) * deviation / math.sqrt(runs)
+    return Spread(runs, centre, deviation, centre - half, centre + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

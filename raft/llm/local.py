@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, parse_manifest, read_manifest, writing
-from raft.config_train import SOFT
+from raft.config_train_rules import SOFT
 from raft.errors import ArtifactError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.models import (

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from raft.config_train import Attention
+from raft.config_train_parts import Attention
 from raft.errors import ModelError
 from raft.training.soft_prompts import is_soft, with_soft_prompt
 
@@ -151,30 +150,31 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     kwargs["is_causal"] = None
     past = key.shape[2] - query.shape[2]
-    places = [slice(start, end) for start, end in pairwise(accumulate(segments, initial=past))]
+    # split, not sliced: the gradient of each slice would be as long as the whole, nearly all zeros
+    queries = query.split(segments, dim=2)
+    keys, values = (each.split((past, *segments), dim=2) for each in (key, value))
     outputs = []
-    for number, own in enumerate(places):
-        if segments[number]:
-            seen = [slice(0, past), *(places[each] for each in before(number, parents))]
-            asking = query[:, :, own.start - past : own.stop - past]
-            outputs.append(_attend(module, asking, key, value, seen, own, kwargs))
+    for number, length in enumerate(segments):
+        if length:
+            seen = [0, *(1 + each for each in (*before(number, parents), number))]  # 0: what is past
+            outputs.append(_attend(module, queries[number], [keys[i] for i in seen], [values[i] for i in seen], kwargs))
     return torch.cat(outputs, dim=1), None
 
 
 def _attend(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: list[slice],
-    part: slice, kwargs: dict[str, Any],
+    module: torch.nn.Module, query: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor],
+    kwargs: dict[str, Any],
 ) -> torch.Tensor:  # fmt: skip
-    """The part's output: it sees all positions of ``seen``, which go before it, and its own up to each query, within
-    the layer's sliding window if it has one."""
-    length = part.stop - part.start
-    shared = sum(each.stop - each.start for each in seen)
+    """The part's output: it sees all positions of ``keys`` but the last, which go before it, and of the last, its own,
+    those up to each query, within the layer's sliding window if it has one."""
+    length = query.shape[2]
+    shared = sum(each.shape[2] for each in keys[:-1])
     window = kwargs.get("sliding_window")
     if not shared and (window is None or length <= window):
         kwargs = kwargs | {"is_causal": True}
-        return sdpa_attention_forward(module, query, key[:, :, part], value[:, :, part], None, **kwargs)[0]
-    seen_key, seen_value = (torch.cat([whole[:, :, each] for each in (*seen, part)], dim=2) for whole in (key, value))
+        return sdpa_attention_forward(module, query, keys[-1], values[-1], None, **kwargs)[0]
     mask = torch.ones(length, shared + length, dtype=torch.bool, device=query.device).tril(shared)
     if window is not None:
         mask = mask.triu(shared - window + 1)
-    return sdpa_attention_forward(module, query, seen_key, seen_value, mask[None, None], **kwargs)[0]
+    seen_keys, seen_values = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+    return sdpa_attention_forward(module, query, seen_keys, seen_values, mask[None, None], **kwargs)[0]

@@ -35,6 +35,7 @@ from raft.records import Chunk
 from raft.rows import read_rows
 from raft.training.attention import forward, use_packed_attention
 from raft.training.classes import ClassPlan, make_class_plan, text_ids
+from raft.training.distributed import LEARNED
 from raft.training.instructions import is_rows_file
 from raft.training.memory import train_within_memory
 from raft.training.methods import count_parameters
@@ -151,8 +152,9 @@ def train_classifier(
     }  # fmt: skip
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     with writing(
-        out, KIND, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
-    ) as draft:
+        out, KIND, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME,
+        worth_keeping=LEARNED,
+    ) as draft:  # fmt: skip
         planned = make_class_plan(recipe, data, base)
         write_seen(None if is_rows_file(data) else data, draft.folder, recipe.model)
         draft.facts |= facts | {"class_counts": planned.counts}

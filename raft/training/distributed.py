@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raft.artifacts import Draft, writing
-from raft.config_train import SOFT, ParallelRecipe, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_parts import ParallelRecipe
+from raft.config_train_rules import SOFT
 from raft.errors import ModelError, RecipeError, UsageError
 from raft.places import partial_folder, place_of
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from raft.training.packing import Packed
 
 SHARED = ("sft", "pretrain")  # objectives that several processes can train
+LEARNED = ("checkpoints/checkpoint-*", "log.jsonl")  # in unfinished work: without them there is nothing to go on with
 _ALONE = "Start raft train by itself, without torchrun or accelerate launch"
 
 
@@ -148,7 +151,10 @@ def one_writer(
     """The artefact being written, as ``artifacts.writing`` gives it; the main process alone prepares and finishes it.
     The others see the same folder, for what each keeps in a checkpoint, and leave once the artefact has its name."""
     if is_main():
-        with writing(out, kind, recipe, inputs, overwrite=overwrite, resume=resume, may_change=may_change) as draft:
+        with writing(
+            out, kind, recipe, inputs, overwrite=overwrite, resume=resume, may_change=may_change,
+            worth_keeping=LEARNED,
+        ) as draft:  # fmt: skip
             meet()  # the folder is there
             yield draft
             meet()  # nobody needs it under this name any more

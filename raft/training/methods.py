@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from raft.config_train import SOFT, Ia3Recipe, LayersRecipe, LoraRecipe, SoftPromptRecipe, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_parts import Ia3Recipe, LayersRecipe, LoraRecipe, SoftPromptRecipe
+from raft.config_train_rules import SOFT
 from raft.errors import ModelError
 
 

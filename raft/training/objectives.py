@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raft.artifacts import MANIFEST, read_manifest
-from raft.config_train import MAY_CHANGE_ON_RESUME, PREFERENCE_OBJECTIVES, TrainRecipe, stages_of, without
+from raft.config_train import MAY_CHANGE_ON_RESUME, TrainRecipe, stages_of, without
+from raft.config_train_rules import PREFERENCE_OBJECTIVES
 from raft.errors import ArtifactError
 from raft.llm.local import resolve_base
 from raft.models import model_fingerprint

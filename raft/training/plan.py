@@ -14,7 +14,7 @@ import json
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ DEV_SHARE = 0.05  # of the documents of an index, or the rows of a file, kept ba
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a training will run: sequences in order, ``per_step`` of them an optimizer step, dev sequences, and counts
-    for the reader: train ``examples``, those ``dropped`` as too long, and ``replayed`` conversations (drawn again in
-    every epoch)."""
+    for the reader: train ``examples``, those ``dropped`` as too long, ``replayed`` conversations (drawn again in every
+    epoch), and dev examples ``dev_dropped`` as too long."""
 
     schedule: list[Packed]
     dev: list[Packed]
@@ -48,6 +48,7 @@ class Plan:
     dropped: int
     per_step: int
     replayed: int = 0
+    dev_dropped: int = 0
 
     @property
     def tokens(self) -> int:
@@ -144,9 +145,8 @@ def _dataset_plan(recipe: TrainRecipe, dataset: Path, base: Path) -> Plan:
     packed, examples, dropped = pack_draws(recipe, draws, dataset, remedy)
     dev_groups = read_groups(dataset, "dev").get(0, [])[: recipe.watch.dev_groups]
     asked = tokenize_groups(tokenizer, dev_groups, chunks, documents=recipe.documents)
-    shared = recipe.attention != "flash"  # which knows no shared prefix
-    dev = [p for group in asked for p in pack_group(group, recipe.max_tokens, shared)]
-    return in_order(recipe, packed, dev, examples, dropped, tokenizer)
+    dev, dev_dropped = _pack_dev(recipe, asked)
+    return replace(in_order(recipe, packed, dev, examples, dropped, tokenizer), dev_dropped=dev_dropped)
 
 
 def _instruction_plan(recipe: TrainRecipe, data: Path, base: Path) -> Plan:
@@ -164,9 +164,15 @@ def _instruction_plan(recipe: TrainRecipe, data: Path, base: Path) -> Plan:
     kept_back = [row for row in rows if row.id in held]
     random.Random(recipe.seed).shuffle(kept_back)  # a file may be sorted by what it speaks of
     used = kept_back[: recipe.watch.dev_groups]
-    turns, shared = (tokenize_instruction(tokenizer, row) for row in used), recipe.attention != "flash"
-    dev = [p for each in turns for p in pack_group(each, recipe.max_tokens, shared)]
-    return in_order(recipe, packed, dev, examples, dropped, tokenizer)
+    dev, dev_dropped = _pack_dev(recipe, [tokenize_instruction(tokenizer, row) for row in used])
+    return replace(in_order(recipe, packed, dev, examples, dropped, tokenizer), dev_dropped=dev_dropped)
+
+
+def _pack_dev(recipe: TrainRecipe, groups: Sequence[Sequence[Tokenized]]) -> tuple[list[Packed], int]:
+    """The packed sequences of dev groups, and how many of their examples are too long."""
+    shared = recipe.attention != "flash"  # which knows no shared prefix
+    packed = [sequence for group in groups for sequence in pack_group(group, recipe.max_tokens, shared)]
+    return packed, sum(not fits(example, recipe.max_tokens) for group in groups for example in group)
 
 
 def pack_draws(

@@ -24,6 +24,7 @@ from raft.llm.local import inherited_labels, resolve_base
 from raft.models import load_tokenizer, model_fingerprint, quiet_libraries
 from raft.records import question_key
 from raft.rows import read_rows
+from raft.training.distributed import LEARNED
 from raft.training.plan import SEEN, data_facts, write_seen
 from raft.training.preference_rows import GENERATING, PACKED, PreferencePlan, make_preference_plan, pair_length
 from raft.training.run import Progress, TrainSummary, peak_memory_mb
@@ -63,8 +64,9 @@ def tune_preferences(
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     kind = "reward_model" if recipe.objective == "reward" else "adapter"
     with writing(
-        out, kind, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
-    ) as draft:
+        out, kind, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME,
+        worth_keeping=LEARNED,
+    ) as draft:  # fmt: skip
         plan = make_preference_plan(recipe, dataset, base)
         judge = recipe.preference.reward_model
         write_seen(dataset, draft.folder, recipe.model, *([] if judge is None else [str(judge)]))

@@ -32,6 +32,7 @@ from raft.retrieval.encoder import Encoder
 from raft.retrieval.index import search_text
 from raft.retrieval.rerank import Reranker
 from raft.rows import read_rows
+from raft.training.distributed import LEARNED
 from raft.training.plan import write_seen
 from raft.training.retrieval_batches import Asked, Row, find_twins, make_batches, read_asked
 from raft.training.run import Progress, peak_memory_mb
@@ -98,8 +99,9 @@ def tune(
     inputs = {"dataset": data.fingerprint, "model": model_fingerprint(base)}
     settings = recipe.model_dump(mode="json", exclude={"out", "dataset"})
     with writing(
-        out, recipe.objective, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME
-    ) as draft:
+        out, recipe.objective, settings, inputs, overwrite=overwrite, resume=resume, may_change=MAY_CHANGE_ON_RESUME,
+        worth_keeping=LEARNED,
+    ) as draft:  # fmt: skip
         plan = make_tuning_plan(recipe, dataset)
         write_seen(dataset, draft.folder, recipe.model)
         summary = _run(recipe, plan, base, draft, out, on_step or (lambda *_: None))

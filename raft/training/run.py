@@ -120,7 +120,8 @@ def _run(
     )  # fmt: skip
     draft.facts.update(facts, examples=plan.examples, dropped=plan.dropped, tokens=plan.tokens)
     draft.facts.update(pieces, processes=processes())
-    draft.facts.update({"replayed": plan.replayed} if plan.replayed else {})
+    counted = {"replayed": plan.replayed, "dev_dropped": plan.dev_dropped}
+    draft.facts.update({name: count for name, count in counted.items() if count})
     draft.facts.update({k: getattr(summary, k) for k in summary.__slots__ if k != "out"})
     return summary
 

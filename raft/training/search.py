@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from raft.artifacts import MANIFEST, RESUME, Draft, check_free, parse_manifest, remove, writing
-from raft.config_train import PREFERENCE_OBJECTIVES, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_rules import PREFERENCE_OBJECTIVES
 from raft.config_tune import TuneRecipe, settings_of, with_settings
 from raft.errors import InputError, ModelError, RecipeError
 from raft.llm.local import resolve_base

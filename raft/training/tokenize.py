@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from raft.config_train import TokenWeightsRecipe
+from raft.config_train_parts import TokenWeightsRecipe
 from raft.errors import InputError
 from raft.models import prompt_ids, target_ids
 from raft.prompts import ANSWER_MARK, build_messages, is_refusal, quote_spans, render_target

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from raft.config_train import LayersRecipe
+from raft.config_train_parts import LayersRecipe
 from raft.training.attention import forward
 from raft.training.distributed import even_out, has_accelerator, mean_count, share_of_step
 from raft.training.methods import decoder_layers, set_unfrozen, unfrozen_layers

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raft.artifacts import Manifest, open_artifact, write_json, writing
-from raft.config import EncoderRecipe, EvaluateRecipe
+from raft.config import ChatModelRecipe, EncoderRecipe, EvaluateRecipe
 from raft.errors import ArtifactError, InputError, ModelError, UsageError
 from raft.evaluation.compare import choose_systems, evaluate
 from raft.evaluation.report import Report
@@ -292,3 +292,29 @@ def test_what_the_tuned_encoder_or_its_base_saw_is_left_out(
     assert len(report.questions) == 14
     assert report.notes == ("2 questions are left out: a tuned model saw them or their documents",)
     assert report.notes[0] in capsys.readouterr().err
+
+
+def test_a_resumed_report_is_of_the_same_weights(
+    world_recipe: EvaluateRecipe, tiny_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    recipe = world_recipe.model_copy(
+        update={"model": ChatModelRecipe(model=str(base)), "systems": ("rag",), "limit": 3, "max_new_tokens": 4}
+    )
+
+    def stop(done: int, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(recipe, tmp_path / "report", on_reply=stop)
+    weights = load_file(base / "model.safetensors")
+    name = next(iter(weights))
+    save_file(weights | {name: torch.zeros_like(weights[name])}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError, match="model"):
+        evaluate(recipe, tmp_path / "report", resume=True)
+    shutil.copytree(tiny_folder, base, dirs_exist_ok=True)
+    assert len(evaluate(recipe, tmp_path / "report", resume=True).results) == 3

@@ -1,4 +1,4 @@
-"""Scores of single replies and of systems, by hand."""
+"""Scores of systems, by hand."""
 
 from __future__ import annotations
 
@@ -6,74 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from raft.evaluation.cases import SYSTEMS, Case, build_cases
+from raft.config import SystemName
+from raft.evaluation.cases import SYSTEMS
+from raft.evaluation.replies import Result, score_reply
 from raft.evaluation.scoring import (
-    Result,
     Sampling,
     score_differences,
-    score_reply,
     score_retrieval,
     score_system,
 )
 from raft.prompts import render_refusal, render_target
 from raft.records import QaItem, Quote
 from tests.evaluation import world
+from tests.evaluation.test_replies import RAG, case_of, cases, row
 
 DRAW = Sampling(0.95, 200, 0)
-RAG = SYSTEMS["rag"]
-
-
-def cases() -> list[Case]:
-    items = [item for item in world.questions() if item.split == "test"]
-    return build_cases(world.index(), items, top_k=2, mode="fused", seed=0)
-
-
-def case_of(name: str) -> Case:
-    return next(case for case in cases() if case.item.id == name)
-
-
-def row(case: Case, text: str, system: str = "rag", error: str | None = None) -> dict:
-    return {
-        "system": system, "question_id": case.item.id, "model": "m", "text": text, "error": error, "truncated": False,
-        "prompt_tokens": 10, "completion_tokens": 5, "seconds": 0.5,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("question", "text", "error", "em", "f1"),
-    [
-        ("toll-4", render_target("23 crowns"), None, 1.0, 1.0),
-        ("toll-4", "23 crowns", None, 1.0, 1.0),  # without the mark the whole text is the answer
-        ("market-4", render_target("6"), None, 1.0, 1.0),  # an alias
-        ("toll-4", render_target("23 crowns a day"), None, 0.0, 0.8),  # "a" is no word: P = 2/3, R = 1
-        ("toll-4", render_refusal(), None, 0.0, 0.0),  # declines what can be answered
-        ("mayor-0", render_refusal(), None, 1.0, 1.0),
-        ("mayor-0", render_target("Mr Gallin"), None, 0.0, 0.0),
-        ("toll-4", "", None, 0.0, 0.0),
-        ("toll-4", "", "EndpointError: 500", 0.0, 0.0),
-        ("mayor-0", "", "EndpointError: 500", 0.0, 0.0),  # a failure is no abstention
-    ],
-)
-def test_em_and_f1_of_a_reply(question: str, text: str, error: str | None, em: float, f1: float) -> None:
-    case = case_of(question)
-    result = score_reply(row(case, text, error=error), RAG, case, ())
-    assert (result.em, result.f1, result.right, result.error) == (em, pytest.approx(f1), f1 >= 0.5, error)
-    if error is not None:
-        assert not result.abstained
-
-
-def test_quotes_are_looked_up_and_placed_in_their_chunk() -> None:
-    case = case_of("market-4")
-    oracle = next(chunk for chunk in case.with_oracle if chunk.id in case.oracle_ids)
-    other = next(chunk for chunk in case.with_oracle if chunk.id not in case.oracle_ids)
-    quotes = [Quote(oracle.text[4:20], 1), Quote(other.text, 2), Quote("made up", 1)]
-    system = SYSTEMS["rag_oracle"]
-    result = score_reply(row(case, render_target("day 6", "", quotes), "rag_oracle"), system, case, ())
-    found = [(q.chunk_id, q.oracle) for q in result.quotes]
-    assert found == [(oracle.id, True), (other.id, False), (None, False)]
-    first = result.quotes[0]
-    assert oracle.text[first.start : first.end] == oracle.text[4:20]
-    assert result.oracle_given
 
 
 def test_figures_of_a_system_by_hand() -> None:
@@ -94,6 +41,42 @@ def test_figures_of_a_system_by_hand() -> None:
     assert scores.false_abstention_rate == pytest.approx(1 / 4)
     assert scores.well_formed == pytest.approx(4 / 6)
     assert (scores.prompt_tokens, scores.completion_tokens, scores.seconds) == (10, 5, 3.0)
+    assert (scores.rouge_l, scores.contains) == (scores.f1, scores.em)  # here each answer is right, half right or wrong
+    assert scores.numeric is not None
+    assert scores.numeric.mean == pytest.approx(1 / 4)  # the mayors have no number; refusal and failure count
+    assert scores.truthfulness is not None
+    assert scores.truthfulness.mean == pytest.approx((1 - 1 + 1 - 1 + 0 + 0) / 6)
+    assert scores.citation_recall == pytest.approx(1 / 4)  # one oracle of four is quoted, whoever declined or failed
+    assert scores.groundedness is not None
+    assert scores.groundedness.mean == pytest.approx((1 + 0 + 0 + 0) / 4)  # without the two that declined
+
+
+@pytest.mark.parametrize("name", ["closed_book", "rag", "rag_short", "raft_oracle"])
+def test_every_figure_is_the_mean_of_what_its_results_have(name: SystemName) -> None:
+    chosen, system = cases(), SYSTEMS[name]
+    texts = ["", render_refusal(), render_target("23 crowns"), "day 6 it is", render_target("the 9th mayor")]
+    rows = [row(c, texts[n % 5], name, "boom" if n % 7 == 6 else None) for n, c in enumerate(chosen)]
+    results = [score_reply(each, system, c, ()) for each, c in zip(rows, chosen, strict=True)]
+    scores = score_system(system, "m", results, chosen, (), DRAW)
+    for figure in ("em", "f1", "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "citation_recall"):
+        values = [value for r in results if (value := getattr(r, figure)) is not None]
+        found = getattr(scores, figure)
+        found = getattr(found, "mean", found)
+        assert found == (pytest.approx(sum(values) / len(values)) if values else None)
+        assert bool(values) or (figure, name) in {
+            ("groundedness", "closed_book"), ("citation_recall", "closed_book"), ("citation_recall", "rag_short"),
+        }  # fmt: skip
+    assert scores.failures == 2
+    assert scores.n == 16
+
+
+def test_nothing_is_grounded_where_every_reply_fails() -> None:
+    chosen = cases()
+    results = [score_reply(row(c, "", error="boom"), RAG, c, ()) for c in chosen]
+    scores = score_system(RAG, "m", results, chosen, (), DRAW)
+    figures = (scores.em, scores.f1, scores.rouge_l, scores.contains, scores.numeric, scores.truthfulness)
+    assert [figure.mean for figure in (*figures, scores.groundedness) if figure] == [0.0] * 7
+    assert (scores.citation_recall, scores.failures) == (0.0, 16)
 
 
 def test_a_system_that_is_not_asked_to_quote_has_no_quote_figures() -> None:
@@ -128,6 +111,13 @@ def test_swapped_or_missing_results_are_refused() -> None:
     for wrong in (results[::-1], results[:1], [*results, results[0]], [replace(r, system="raft") for r in results]):
         with pytest.raises(ValueError, match="not those of the questions"):
             score_system(RAG, "m", wrong, chosen, (), DRAW)
+
+
+def test_a_question_that_is_asked_twice_is_refused() -> None:
+    chosen = [case_of("toll-4"), case_of("toll-5"), case_of("toll-4")]
+    results = [score_reply(row(case, "x"), RAG, case, ()) for case in chosen]
+    with pytest.raises(ValueError, match="'toll-4' stands among the cases more than once"):
+        score_system(RAG, "m", results, chosen, (), DRAW)
 
 
 def test_differences_are_paired_and_corrected_together() -> None:

@@ -13,8 +13,10 @@ from scipy import stats
 from raft.evaluation.statistics import (
     bootstrap_interval,
     holm,
+    mcnemar_p,
     minimum_detectable_difference,
     paired_differences,
+    run_spread,
     sign_flip_p,
 )
 
@@ -131,6 +133,58 @@ def test_the_detectable_difference_is_the_closed_form_and_is_detected_four_times
         drawn = rng.normal(0.112, 0.4, size=100).tolist()  # 0.112 is what 100 questions of spread 0.4 can show
         shown += sign_flip_p(drawn, single(100), resamples=300, seed=seed) <= 0.05
     assert 0.7 < shown / 200 < 0.9
+
+
+OUTCOMES = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
+
+
+@given(OUTCOMES)
+def test_mcnemar_is_the_binomial_test_of_the_questions_that_tell_two_systems_apart(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    ahead, behind = pairs.count((True, False)), pairs.count((False, True))
+    expected = stats.binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
+    assert mcnemar_p(first, second) == pytest.approx(expected)
+    assert mcnemar_p(second, first) == mcnemar_p(first, second)
+
+
+def test_mcnemar_by_hand_and_beside_the_sign_flips() -> None:
+    first, second = [True] * 8 + [False] * 2 + [True] * 30, [False] * 8 + [True] * 2 + [True] * 30
+    assert mcnemar_p(first, second) == 2 * (1 + 10 + 45) / 1024
+    differences = paired_differences(first, second)
+    flipped = sign_flip_p(differences, single(40), resamples=20_000, seed=0)  # the same test, of lone questions
+    assert flipped == pytest.approx(mcnemar_p(first, second), abs=0.01)
+    assert mcnemar_p([True, False], [True, False]) == 1.0
+    assert mcnemar_p([], []) == 1.0
+    assert mcnemar_p([True] * 3000, [False] * 3000) == 0.0  # 2 ** -2999, below what a float can hold
+    with pytest.raises(ValueError, match="shorter"):
+        mcnemar_p([True, True], [True])
+
+
+@given(
+    st.lists(st.integers(-999, 999).map(lambda n: n / 8), min_size=2, max_size=12, unique=True),
+    st.sampled_from([0.8, 0.9, 0.95, 0.99]),
+)
+def test_the_spread_of_runs_is_students_interval(values: list[float], confidence: float) -> None:
+    found = run_spread(values, confidence=confidence)
+    theirs = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    assert (found.runs, found.mean) == (len(values), pytest.approx(np.mean(values), abs=1e-9))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+    assert (found.low, found.high) == (pytest.approx(theirs.low, abs=1e-6), pytest.approx(theirs.high, abs=1e-6))
+
+
+def test_the_spread_of_runs_by_hand() -> None:
+    found = run_spread([1.0, 2.0, 3.0], confidence=0.95)
+    assert (found.mean, found.deviation) == (2.0, 1.0)
+    assert found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-6)  # t(0.975, 2) of the tables is 4.303
+    same = run_spread([0.5, 0.5], confidence=0.95)
+    assert (same.deviation, same.low, same.high) == (0.0, 0.5, 0.5)
+    alone = run_spread([0.4], confidence=0.95)
+    assert (alone.runs, alone.mean, alone.deviation, alone.low, alone.high) == (1, 0.4, None, None, None)
+    for wrong in ([], [0.1, float("nan")]):
+        with pytest.raises(ValueError, match="expected finite numbers"):
+            run_spread(wrong, confidence=0.95)
 
 
 def test_paired_differences_refuse_unequal_question_sets() -> None:

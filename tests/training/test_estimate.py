@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 
-from raft.config_train import SOFT
+from raft.config_train_rules import SOFT
 from raft.training.attention import dense_mask, forward
 from raft.training.estimate import Work, _kept, _operations, _outline, _peak, _size_of, estimate
 from raft.training.methods import count_parameters

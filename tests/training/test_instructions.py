@@ -175,6 +175,13 @@ def test_rows_that_are_too_long_are_dropped_and_counted(tiny_folder: Path, tmp_p
     held = held_back(ids, seed=0)
     assert (plan.examples, plan.dropped) == (14 - len(held), sum(each not in held for each in ids[10:]))
     assert plan.dropped
+    lengthy = write(
+        tmp_path / "lengthy.jsonl", [*pairs(4), *({"prompt": "word " * 90, "completion": f"{n}"} for n in range(40))]
+    )
+    all_ids = [row.id for row in read_instructions(lengthy)]
+    kept_back = held_back(all_ids, seed=0)
+    counted = make_plan(recipe(tiny_folder, max_tokens=64), lengthy, tiny_folder)
+    assert counted.dev_dropped == sum(each in kept_back for each in all_ids[4:]) > 0
     with pytest.raises(InputError, match=r"no train example of .* fits max_tokens = 64"):
         make_plan(recipe(tiny_folder, max_tokens=64), write(tmp_path / "long.jsonl", rows[10:]), tiny_folder)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from raft.config import load_recipe
-from raft.config_train import LayersRecipe, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_parts import LayersRecipe
 from raft.config_tune import read_settings
 from raft.errors import ModelError, RecipeError
 from raft.llm.chat import ChatRequest

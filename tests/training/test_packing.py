@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from raft.config import load_recipe
-from raft.config_train import SOFT, TokenWeightsRecipe, TrainRecipe
+from raft.config_train import TrainRecipe
+from raft.config_train_parts import TokenWeightsRecipe
+from raft.config_train_rules import SOFT
 from raft.models import load_language_model, target_ids
 from raft.training.attention import NAME, forward, use_packed_attention
 from raft.training.packing import Packed, fits, merge, pack, pack_group, split_packed, to_batch, unmerge

@@ -20,7 +20,9 @@ import torch
 from transformers import Trainer
 
 from raft.artifacts import open_artifact
-from raft.config_train import Method, Objective, TrainRecipe, impossible
+from raft.config_train import TrainRecipe
+from raft.config_train_parts import Method, Objective
+from raft.config_train_rules import impossible
 from raft.config_tune import read_settings, with_settings
 from raft.indexing.build import build_index
 from raft.llm.local import LocalModel

@@ -157,6 +157,27 @@ def test_patience_goes_on_counting_after_a_stop(tiny_folder: Path, dataset: Path
     assert train(calm, dataset, tmp_path / "whole").steps == 4
 
 
+def test_the_best_checkpoint_is_found_again_where_unfinished_work_was_moved(
+    tiny_folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    watch = {"watch.every_steps": 1, "watch.patience": 9, "watch.probe": False}
+    calm = recipe(tiny_folder, **{"optim.lr": 1e-12, "optim.max_steps": 4, **watch})  # no dev loss beats the first
+
+    def stop(step: int, *_: object) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(calm, dataset, tmp_path / "stopped", on_step=stop)
+    partial_folder(tmp_path / "stopped").rename(partial_folder(tmp_path / "moved"))
+    resumed, whole = train(calm, dataset, tmp_path / "moved", resume=True), train(calm, dataset, tmp_path / "whole")
+    losses = [row["eval_loss"] for row in read_rows(tmp_path / "whole" / "log.jsonl") if "eval_loss" in row]
+    assert losses.index(min(losses)) == 0, "the best must lie before the stop"
+    assert resumed.best_dev_loss == whole.best_dev_loss == min(losses)
+    ours, theirs = (next((tmp_path / name).rglob("adapter_model.safetensors")) for name in ("moved", "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_a_constant_rate_warms_up_too(tiny_folder: Path, dataset: Path, tmp_path: Path) -> None:
     optim = {"optim.schedule": "constant", "optim.warmup_fraction": 0.5, "optim.max_steps": 4, "optim.lr": 0.01}
     train(recipe(tiny_folder, **optim, **{"watch.probe": False}), dataset, tmp_path / "tuned")

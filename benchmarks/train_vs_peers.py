@@ -6,10 +6,10 @@ DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. From eac
 5 chunks a context, 5 questions a context, the first draw. Then, one after the other in one run:
 
     raft      raft train: the questions of a context behind one copy of their documents, logits at answer tokens alone
-    trl       TRL's SFTTrainer on the same token ids (completion_mask), in its own shuffled order
+    trl       TRL's SFTTrainer on the same token ids (completion_mask)
     factory   LLaMA-Factory's llamafactory-cli train on the same conversations, its template of the same form
 
-All train LoRA r = 16 on all linear layers of SmolLM2-135M-Instruct in float32, one epoch, the same examples to an
+All train LoRA r = 16 on all linear layers of SmolLM2-135M-Instruct in float32, one epoch, the same examples in every
 optimizer step, the same learning rate, falling to 0, nothing evaluated on the way. TRL and LLaMA-Factory run at the
 best of the settings tried in a probe of a step: sequences one at a time, several at a time (padded), and packed
 (LLaMA-Factory's neat_packing; TRL's packing lets examples see one another without flash attention, so that it is only
@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,7 @@ settings = dict(
     output_dir=out, learning_rate=LR, lr_scheduler_type="linear", num_train_epochs=1, max_steps=steps,
     max_length=MAX_TOKENS, bf16=False, fp16=False, gradient_checkpointing=False, completion_only_loss=True,
     logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, seed=0, optim="adamw_torch", disable_tqdm=True,
-    dataset_num_proc=1, dataloader_pin_memory=False,
+    dataset_num_proc=1, dataloader_pin_memory=False, train_sampling_strategy="sequential",
 )
 trainer = SFTTrainer(
     model=AutoModelForCausalLM.from_pretrained(base, dtype="float32"),
@@ -87,6 +88,7 @@ _FACTORY = {
     "logging_steps": 1, "save_strategy": "no", "report_to": "none", "bf16": False, "fp16": False,
     "disable_gradient_checkpointing": True, "overwrite_cache": True, "preprocessing_num_workers": 1,
     "dataloader_num_workers": 0, "seed": 0, "optim": "adamw_torch", "plot_loss": False, "overwrite_output_dir": True,
+    "disable_shuffling": True,
 }  # fmt: skip
 
 PROBES: dict[str, dict[str, dict[str, Any]]] = {
@@ -151,7 +153,7 @@ def make_task(data: Path, work: Path, examples: int) -> tuple[Task, Path]:
 
 
 def write_rows_for_all(dataset: Path, work: Path, examples: int) -> Task:
-    """The first whole groups of five that fit: as a RAFT dataset, as token ids for TRL and as conversations."""
+    """The first whole groups of five that fit, shuffled: as token ids for TRL, as conversations, and by their names."""
     from raft.llm.local import resolve_base
     from raft.models import load_tokenizer
     from raft.prompts import build_messages
@@ -159,28 +161,29 @@ def write_rows_for_all(dataset: Path, work: Path, examples: int) -> Task:
 
     base = resolve_base(_MODEL)
     tokenizer, chunks = load_tokenizer(base), read_chunks(dataset)
+    kept = []
+    for group in whole_groups(dataset, read_groups):
+        if max(len(tokenize_example(tokenizer, example, chunks)) for example in group) <= _MAX_TOKENS // 2:
+            kept.append(group)
+        if len(kept) * _QUESTIONS >= examples:
+            break
+    random.Random(0).shuffle(kept)
     rows: list[dict[str, Any]] = []
     talks: list[dict[str, Any]] = []
-    kept: set[str] = set()
-    for group in whole_groups(dataset, read_groups):
-        tokenized = [tokenize_example(tokenizer, example, chunks) for example in group]
-        if max(map(len, tokenized)) > _MAX_TOKENS // 2:
-            continue
-        for example, ids in zip(group, tokenized, strict=True):
-            mask = [0] * len(ids.prompt) + [1] * len(ids.target)
-            rows.append({"input_ids": ids.prompt + ids.target, "completion_mask": mask})
-            messages = build_messages(example.question, [chunks[name] for name in example.context])
-            turns = [{"role": message.role, "content": message.content} for message in messages]
-            talks.append({"messages": [*turns, {"role": "assistant", "content": example.target}]})
-            kept.add(example.id)
-        if len(rows) >= examples:
-            break
+    for example in (example for group in kept for example in group):
+        ids = tokenize_example(tokenizer, example, chunks)
+        mask = [0] * len(ids.prompt) + [1] * len(ids.target)
+        rows.append({"input_ids": ids.prompt + ids.target, "completion_mask": mask})
+        messages = build_messages(example.question, [chunks[name] for name in example.context])
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        talks.append({"messages": [*turns, {"role": "assistant", "content": example.target}]})
     whole = len(rows) // _BATCH * _BATCH
     if len(rows) > whole:
         raise SystemExit(f"{dataset} has {len(rows)} examples in whole groups; --examples {whole} makes whole steps")
     write_lines(work / "trl.jsonl", rows)
     write_factory_data(work / "factory", talks)
-    write_kept(dataset, work / "kept.json", kept)
+    names = [example.id for group in kept for example in group]
+    (work / "kept.json").write_text(json.dumps({"dataset": str(dataset), "examples": names}), encoding="utf-8")
     return Task(work, base, dataset, len(rows))
 
 
@@ -192,10 +195,6 @@ def whole_groups(dataset: Path, read_groups: Any) -> Iterator[list[Any]]:
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_kept(dataset: Path, path: Path, kept: set[str]) -> None:
-    path.write_text(json.dumps({"dataset": str(dataset), "examples": sorted(kept)}), encoding="utf-8")
 
 
 def write_factory_data(folder: Path, talks: Sequence[dict[str, Any]]) -> None:
@@ -251,18 +250,19 @@ def raft_recipe() -> Any:
 
 
 def packed(folder: Path, base: Path) -> list[Any]:
-    """The kept groups as packed sequences, shuffled."""
-    import random
-
+    """The kept groups as packed sequences, in the order in which all systems see them."""
     from raft.models import load_tokenizer
     from raft.training.packing import pack
     from raft.training.tokenize import read_chunks, read_groups, tokenize_example
 
     kept = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
-    dataset, names = Path(kept["dataset"]), set(kept["examples"])
+    dataset = Path(kept["dataset"])
+    place = {name: at for at, name in enumerate(kept["examples"])}
     tokenizer, chunks = load_tokenizer(base), read_chunks(dataset)
-    groups = [group for group in whole_groups(dataset, read_groups) if group[0].id in names]
-    random.Random(0).shuffle(groups)
+    groups = sorted(
+        (group for group in whole_groups(dataset, read_groups) if group[0].id in place),
+        key=lambda group: place[group[0].id],
+    )
     return [pack([tokenize_example(tokenizer, example, chunks) for example in group]) for group in groups]
 
 
@@ -386,7 +386,7 @@ def peak_gflops(size: int = 2048, repeats: int = 10) -> float:
 def compare(task: Task, dev: Path, given: argparse.Namespace) -> dict[str, Any]:
     systems: dict[str, Any] = {}
     probes: dict[str, dict[str, float]] = {}
-    runners: dict[str, Any] = {"trl": run_trl}
+    runners: dict[str, Any] = {} if given.no_trl else {"trl": run_trl}
     if given.factory:
         runners["factory"] = lambda *words: run_factory(*words, given.factory)
     best: dict[str, dict[str, Any]] = {}
@@ -428,6 +428,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder a set")
     parser.add_argument("--sets", nargs="+", default=["nq", "cuad"])
     parser.add_argument("--factory", metavar="EXECUTABLE", help="llamafactory-cli")
+    parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--dev-groups", type=int, default=10)
     parser.add_argument("--probe-steps", type=int, default=1)

@@ -82,18 +82,24 @@ def evaluate(
     plan = plan_comparison(recipe, tuple(open_model))
     if base is None:
         plan = replace(plan, inputs={**plan.inputs, **weights_of(recipe.model)})
-
-    def to_request(ask: qa.Ask) -> ChatRequest:
-        return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
-
-    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}  # may change between runs
-    settings = recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast})
+    settings = settings_of(recipe)
     with artifacts.writing(out, "report", settings, plan.inputs, overwrite=overwrite, resume=resume) as draft:
-        rows = collect_replies(draft.folder / JOURNAL, plan, open_model, to_request, on_reply)
+        rows = collect_replies(draft.folder / JOURNAL, plan, open_model, request_maker(recipe), on_reply)
         report = _report(out.name, recipe, plan, rows)
         reporting.write(report, draft.folder)
         draft.facts = {"verdict": list(report.verdict), "question_set": report.question_set["hash"]}
     return report
+
+
+def settings_of(recipe: EvaluateRecipe) -> dict[str, Any]:
+    """The settings that replies depend on; how fast they come may change between runs."""
+    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}
+    return recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast})
+
+
+def request_maker(recipe: EvaluateRecipe) -> Callable[[qa.Ask], ChatRequest]:
+    """What puts an ask to a model as the recipe says."""
+    return lambda ask: qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
 
 
 def model_openers(

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from raft import artifacts, qa
+from raft import artifacts
 from raft.config import EvaluateSweepRecipe, SweepName, require
 from raft.dataset.counterfactual import Vocabulary, vocabulary_of
 from raft.errors import InputError, UsageError
@@ -32,7 +32,6 @@ from raft.evaluation.contexts import Making, Source, Sweep, find_sources, make_s
 from raft.evaluation.scoring import Sampling
 from raft.evaluation.sweep_report import SweepReport, write
 from raft.evaluation.sweep_scores import score_sweep
-from raft.llm.chat import ChatRequest
 from raft.records import Chunk
 from raft.rows import read_rows, write_rows
 
@@ -73,14 +72,10 @@ def evaluate_sweeps(
         inputs |= compare.weights_of(recipe.model)
     sweeps, notes = make_sweeps(recipe, names, plan.cases)
     plan = replace(plan, cases=tuple(distinct_cases(sweeps)), inputs=inputs, notes=(*plan.notes, *notes))
-
-    def to_request(ask: qa.Ask) -> ChatRequest:
-        return qa.to_request(ask, recipe.max_new_tokens, recipe.model.temperature, recipe.seed)
-
-    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}  # may change between runs
-    settings = recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast})
+    settings = compare.settings_of(recipe)
     with artifacts.writing(out, "sweep", settings, inputs, overwrite=overwrite, resume=resume) as draft:
         write_rows(draft.folder / CONTEXTS, context_rows(sweeps))
+        to_request = compare.request_maker(recipe)
         rows = compare.collect_replies(draft.folder / compare.JOURNAL, plan, open_model, to_request, on_reply)
         report = _report(out.name, recipe, plan, sweeps, rows)
         write(report, draft.folder)

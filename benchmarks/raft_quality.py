@@ -33,7 +33,6 @@ from typing import Any
 
 from measure import RESULTS, machine
 
-_TOP_K = 4
 _GENERATE: Mapping[str, tuple[str, ...]] = {
     "raft": (),
     "p100": ("context.oracle_fraction=1.0",),
@@ -44,6 +43,7 @@ _GENERATE: Mapping[str, tuple[str, ...]] = {
 }
 _COMMON = ("context.distractors=[2, 4]", "context.questions_per_context=4", "context.draws=2")
 _TRAIN = ("optim.lr=1e-3", "optim.epochs=2", "optim.groups_per_step=2", "max_tokens=3072", "watch.every_steps=1000")
+_ASK = ('split="dev"', "top_k=4", 'model.engine="auto"')
 _LABELS = {"pubmedqa": ["yes", "no", "maybe"]}
 _BASE = ("rag", "few_shot_rag")
 _TITLES = {
@@ -115,7 +115,7 @@ def ask(
     name: str, work: Path, index: Path, questions: Path, systems: Sequence[str], count: int, out: str, *more: object
 ) -> dict[str, Any]:
     """The figures of raft evaluate by system."""
-    settings = ['split="dev"', f"limit={count}", f"top_k={_TOP_K}", f"systems={json.dumps(list(systems))}"]
+    settings = [*_ASK, f"limit={count}", f"systems={json.dumps(list(systems))}"]
     if name in _LABELS:
         settings.append(f"answer_labels={json.dumps(_LABELS[name])}")
     if not (work / out / "manifest.json").exists():

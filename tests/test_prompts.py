@@ -11,8 +11,12 @@ from raft.prompts import (
     QUOTE_BEGIN,
     QUOTE_END,
     REFUSAL,
+    SYSTEM_CLOSED_BOOK,
+    SYSTEM_SHORT,
+    SYSTEM_WITH_DOCUMENTS,
     Shot,
     build_messages,
+    fill_instruction,
     is_refusal,
     parse_answer,
     render_refusal,
@@ -91,3 +95,36 @@ def test_the_refusal_target_is_an_abstention() -> None:
 def test_the_last_marker_wins_and_its_line_is_the_answer() -> None:
     parsed = parse_answer("First <ANSWER>: 1\nthen <ANSWER>:\n 2 mg \nQuestion: more?")
     assert parsed.final == "2 mg"
+
+
+@pytest.mark.parametrize(
+    ("instruction", "documents", "short"),
+    [(SYSTEM_WITH_DOCUMENTS, True, False), (SYSTEM_CLOSED_BOOK, False, False), (SYSTEM_SHORT, True, True)],
+)
+def test_the_own_instructions_written_with_placeholders_come_out_the_same(
+    instruction: str, documents: bool, short: bool
+) -> None:
+    marks = {"quote_begin": QUOTE_BEGIN, "quote_end": QUOTE_END, "answer": ANSWER_MARK, "refusal": REFUSAL}
+    template = instruction
+    for name, mark in marks.items():
+        template = template.replace(mark, f"{{{name}}}")
+    assert template != instruction
+    assert fill_instruction(f"\n{template}\n", documents=documents, short=short) == instruction
+    for name in {name for name in marks if f"{{{name}}}" in template}:
+        with pytest.raises(ValueError, match=rf"lacks \{{{name}\}}; expected "):
+            fill_instruction(template.replace(f"{{{name}}}", marks[name]), documents=documents, short=short)
+
+
+def test_an_instruction_of_ones_own_stands_where_the_projects_stood() -> None:
+    chunks, shots = [Chunk("c", "d", "12 mg", 0, 5)], [Shot("Why?", "So.")]
+    usual = build_messages("How much?", chunks, shots)
+    other = build_messages("How much?", chunks, shots, instruction="Say it.")
+    assert (other[0].role, other[0].content) == ("system", "Say it.")
+    assert other[1:] == usual[1:]
+
+
+def test_braces_that_are_no_placeholders_stay() -> None:
+    text = 'Like {"a": 1} or { }: {refusal}'
+    assert fill_instruction(text, documents=True, short=True) == 'Like {"a": 1} or { }: ' + REFUSAL
+    with pytest.raises(ValueError, match=r"has \{document\}; expected \{refusal\}"):
+        fill_instruction("{refusal} {document}", documents=True, short=True)

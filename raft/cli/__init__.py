@@ -38,11 +38,14 @@ app = typer.Typer(
 def _register() -> None:
     from raft.cli import (
         ask,
+        compare,
         dataset_check,
         dataset_export,
         dataset_import,
         demo,
         evaluate,
+        evaluate_general,
+        evaluate_judge,
         evaluate_retrieval,
         evaluate_sweep,
         export,
@@ -60,8 +63,8 @@ def _register() -> None:
 
     for verb in (
         index, index_push, index_verify, search, generate, dataset_check, dataset_export,
-        dataset_import, review, train, export, evaluate, evaluate_retrieval, evaluate_sweep, ask,
-        serve, show, demo, tune,
+        dataset_import, review, train, export, evaluate, evaluate_general, evaluate_judge,
+        evaluate_retrieval, evaluate_sweep, compare, ask, serve, show, demo, tune,
     ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
         app.command(name.replace("_", " "))(getattr(verb, name))

@@ -67,12 +67,20 @@ def parse_verdict(text: str) -> Verdict | None:
     found = [verdict for row in _objects(text) if (verdict := _from_row(row)) is not None]
     if found:
         return found[-1]
+    holds = _first_word(text)
+    return None if holds is None else Verdict(holds, holds, holds)
+
+
+def parse_holds(text: str, name: str) -> bool | None:
+    """The truth that a reply's last JSON object gives under ``name``, or else its first word (yes, unsupported ...).
+    None when neither is there. Never raises."""
+    found = [truth for row in _objects(text) if (truth := _truth(row.get(name))) is not None]
+    return found[-1] if found else _first_word(text)
+
+
+def _first_word(text: str) -> bool | None:
     match = _WORD.match(text)
-    said = match[1].lower() if match and "{" not in text else ""
-    if said in _YES or said in _NO:
-        holds = said in _YES
-        return Verdict(holds, holds, holds)
-    return None
+    return _truth(match[1]) if match and "{" not in text else None
 
 
 def judge_faults(verdict: Verdict | None) -> list[str]:

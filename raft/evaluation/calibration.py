@@ -72,6 +72,14 @@ def risk_coverage(pairs: Pairs) -> list[Selected]:
     return points
 
 
+def thinned(points: Sequence[Selected], most: int) -> list[Selected]:
+    """At most ``most`` (2 or more) of the points, evenly by their place, the first and the last among them: a curve to
+    draw."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(at * (len(points) - 1) / (most - 1))] for at in range(most)]
+
+
 def risk_coverage_area(pairs: Pairs) -> float | None:
     """The area under the risk-coverage curve, from 0 to 1, lower is better: the mean risk of answering the 1, 2, ...
     n most confident questions (Geifman & El-Yaniv 2017; Geifman, Uziel & El-Yaniv 2019). None of nothing.

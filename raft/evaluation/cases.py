@@ -15,14 +15,16 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from raft.artifacts import MANIFEST, parse_manifest
-from raft.config import SearchMode, SystemName
+from raft.config import SearchMode
 from raft.dataset.grounding import ground, locate, shorten
 from raft.dataset.targets import target_of
 from raft.errors import ArtifactError, InputError
 from raft.evaluation.metrics import recall_at_k
+from raft.evaluation.systems import SYSTEMS as SYSTEMS
+from raft.evaluation.systems import System as System
 from raft.llm.local import run_of
 from raft.prompts import Shot, render_target
 from raft.records import Chunk, Document, Evidence, Hit, QaItem, Split, question_key
@@ -80,51 +82,6 @@ class Case:
     def holds_oracle(self, chunks: Sequence[Chunk]) -> bool:
         """True when the chunks hold every oracle of the question (False when it has none)."""
         return bool(self.relevant) and recall_at_k([c.id for c in chunks], self.relevant, len(chunks)) == 1.0
-
-
-Weights = Literal["base", "dsf", "raft"]  # the untuned model, tuned without documents, tuned with documents
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """A way to answer: which model, over which documents, with examples or not, in which form."""
-
-    name: SystemName
-    title: str
-    documents: Literal["none", "hits", "oracle"]
-    weights: Weights = "base"
-    shots: bool = False
-    short: bool = False
-
-    @property
-    def tuned(self) -> bool:
-        return self.weights != "base"
-
-    @property
-    def quotes(self) -> bool:
-        """Whether it is asked to quote its documents."""
-        return self.documents != "none" and not self.short
-
-    def chunks_of(self, case: Case) -> tuple[Chunk, ...] | None:
-        """The documents of its prompt, None for closed book."""
-        return {"none": None, "hits": case.hits, "oracle": case.with_oracle}[self.documents]
-
-
-SYSTEMS: Mapping[SystemName, System] = {
-    system.name: system
-    for system in (
-        System("closed_book", "Closed book", "none"),
-        System("few_shot", "Few-shot, closed book", "none", shots=True),
-        System("rag", "RAG", "hits"),
-        System("rag_short", "RAG, bare short answer", "hits", short=True),
-        System("few_shot_rag", "Few-shot RAG", "hits", shots=True),
-        System("rag_oracle", "RAG, oracle given", "oracle"),
-        System("dsf", "DSF (tuned without documents)", "none", "dsf"),
-        System("dsf_rag", "DSF + RAG", "hits", "dsf"),
-        System("raft", "RAFT", "hits", "raft"),
-        System("raft_oracle", "RAFT, oracle given", "oracle", "raft"),
-    )
-}
 
 
 def seen_by(models: Iterable[str | Path | None]) -> dict[str, set[str]]:

@@ -5,7 +5,8 @@
      "quotes": [{"text": "Adults start with 12 mg", "chunk_id": "c17", "start": 40, "end": 63, "oracle": true}],
      "abstained": false, "well_formed": true, "error": null, "truncated": false, "em": 1.0, "f1": 1.0,
      "label": null, "right": true, "prompt_tokens": 812, "completion_tokens": 31, "seconds": 0.8,
-     "rouge_l": 1.0, "contains": 1.0, "numeric": 1.0, "truthfulness": 1.0, "citation_recall": 1.0, "groundedness": 1.0}
+     "rouge_l": 1.0, "contains": 1.0, "numeric": 1.0, "truthfulness": 1.0, "citation_recall": 1.0, "groundedness": 1.0,
+     "confidence": 0.94, "critical_f1": 1.0, "relevance": 0.41, "nli_groundedness": 0.97}
 
 A reply that failed is such a row too: ``error`` says why, and it scores 0. A metric that raises, or gives what is no
 number, ends the run with its name and the question's: no score vanishes.
@@ -36,6 +37,7 @@ AGAINST_REFERENCES: Mapping[str, Callable[[str, Sequence[str]], float | None]] =
     "rouge_l": metrics.rouge_l,
     "contains": metrics.contains_answer,
     "numeric": metrics.numeric_match,
+    "critical_f1": metrics.critical_f1,
 }
 """What is asked of every answer to an answerable question: (final answer, its references) -> score."""
 
@@ -55,11 +57,14 @@ class ScoredQuote:
 class Result:
     """One system's scored answer to one question. ``label`` is the closed label that the answer was read as.
 
-    ``right``: the label for label questions, declining for unanswerable ones, else a token F1 of at least RIGHT_F1.
-    ``truthfulness`` takes none for right that has other numbers than its references.
+    ``right``: the label for label questions, declining for unanswerable ones, else a token F1 of at least RIGHT_F1 and
+    the numbers of a reference.
+    ``abstained``: it declines in words; an empty answer is wrong, whatever is asked.
     ``numeric`` is None where no reference has a number, ``citation_recall`` where no oracle was given or no quotes are
     asked for, ``groundedness`` (of the final answer in the documents given, by its words) for systems without
-    documents, refusals, and questions whose answer is yes, no or a label.
+    documents, refusals, and questions whose answer is yes, no or a label. ``critical_f1`` is None where no reference
+    states a number or a negation. ``confidence`` (confidence.py) is None where the model gave no log-probabilities.
+    ``relevance`` and ``nli_groundedness`` are None until measures.py has set them.
     """
 
     question_id: str
@@ -86,6 +91,10 @@ class Result:
     truthfulness: float
     citation_recall: float | None
     groundedness: float | None
+    confidence: float | None = None
+    critical_f1: float | None = None
+    relevance: float | None = None
+    nli_groundedness: float | None = None
 
 
 def score_reply(row: Mapping[str, Any], system: System, case: Case, labels: Sequence[str]) -> Result:
@@ -100,17 +109,18 @@ def score_reply(row: Mapping[str, Any], system: System, case: Case, labels: Sequ
     scores = score_answer(answer, item, failed)
     label = None if answer.abstained else metrics.read_label(answer.final, labels)
     gold = gold_label(item, labels)
-    right = label == gold if gold is not None else bool(scores["f1"] >= RIGHT_F1)
+    right = label == gold if gold is not None else _is_right(answer, case, scores["f1"])
     quotes = tuple(_score_quotes(answer, chunks, case))
     return Result(
         question_id=item.id, system=system.name, chunk_ids=tuple(chunk.id for chunk in chunks),
         oracle_given=case.holds_oracle(chunks), text=row["text"], final=answer.final, quotes=quotes,
-        abstained=answer.abstained, well_formed=answer.well_formed, error=row["error"], truncated=row["truncated"],
+        abstained=_declines(answer), well_formed=answer.well_formed, error=row["error"], truncated=row["truncated"],
         label=label, right=right, prompt_tokens=row["prompt_tokens"], completion_tokens=row["completion_tokens"],
         seconds=row["seconds"],
-        truthfulness=metrics.truthfulness(right and _has_numbers(answer, item), failed or answer.abstained),
+        truthfulness=metrics.truthfulness(right, failed or answer.abstained),
         citation_recall=_citation_recall(system, quotes, case, chunks),
-        groundedness=_groundedness(system, answer, failed, item, chunks) if gold is None else None, **scores,
+        groundedness=_groundedness(system, answer, failed, item, chunks) if gold is None else None,
+        confidence=row.get("confidence"), **scores,
     )  # fmt: skip
 
 
@@ -121,8 +131,8 @@ def score_answer(answer: Answer, item: QaItem, failed: bool = False) -> dict[str
     Raises InputError as ``score_reply`` does.
     """
     if item.answer_type == "unanswerable":
-        right = float(answer.abstained and not failed)
-        return dict.fromkeys(AGAINST_REFERENCES, right) | {"numeric": None}
+        right = float(_declines(answer) and not failed)
+        return dict.fromkeys(AGAINST_REFERENCES, right) | {"numeric": None, "critical_f1": None}
     references = [item.answer, *item.aliases]
     scores = {
         name: measured(name, item.id, metric, answer.final, references) for name, metric in AGAINST_REFERENCES.items()
@@ -132,9 +142,17 @@ def score_answer(answer: Answer, item: QaItem, failed: bool = False) -> dict[str
     return scores
 
 
-def _has_numbers(answer: Answer, item: QaItem) -> bool:
-    """Whether the numbers of a reference stand in the answer; 99 crowns have half of the words of 23 crowns."""
-    return any(has_numbers(reference, "", answer.final) for reference in (item.answer, *item.aliases))
+def _declines(answer: Answer) -> bool:
+    """Whether it says that there is no answer. Silence says nothing, and is no right answer to anything."""
+    return answer.abstained and bool(answer.final.strip())
+
+
+def _is_right(answer: Answer, case: Case, f1: float) -> bool:
+    """Whether it says enough of a reference's words and all of its numbers; 99 crowns have half of the words of 23
+    crowns."""
+    references = (case.item.answer, *case.item.aliases)
+    numbers = case.unanswerable or any(has_numbers(reference, "", answer.final) for reference in references)
+    return f1 >= RIGHT_F1 and numbers
 
 
 def measured(name: str, question_id: str, metric: Callable[..., float | None], *given: Any) -> float | None:
@@ -170,12 +188,15 @@ def _citation_recall(
 
 def _groundedness(system: System, answer: Answer, failed: bool, item: QaItem, chunks: Sequence[Chunk]) -> float | None:
     """None where there is nothing to judge. A failure and an empty answer are judged: they are not grounded."""
-    refuses = answer.abstained and bool(answer.final.strip())
-    if system.documents == "none" or refuses or item.answer_type in CLOSED_TYPES:
+    if system.documents == "none" or _declines(answer) or item.answer_type in CLOSED_TYPES:
         return None
-    texts = tuple("\n".join((chunk.title, *chunk.headings, chunk.text)) for chunk in chunks)  # as a prompt shows them
-    claim = Claim(item.question, "" if failed else answer.final, texts)
-    return measured("groundedness", item.id, lexical, claim)
+    return measured("groundedness", item.id, lexical, claim_of(item, "" if failed else answer.final, chunks))
+
+
+def claim_of(item: QaItem, final: str, chunks: Sequence[Chunk]) -> Claim:
+    """The final answer to a question and the documents that were given for it, as groundedness judges them."""
+    texts = ("\n".join((chunk.title, *chunk.headings, chunk.text)) for chunk in chunks)  # as a prompt shows them
+    return Claim(item.question, final, tuple(texts))
 
 
 def _score_quotes(answer: Answer, chunks: Sequence[Chunk], case: Case) -> list[ScoredQuote]:

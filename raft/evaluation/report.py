@@ -19,7 +19,9 @@ from typing import Any
 from raft import artifacts
 from raft.config import SystemName
 from raft.evaluation import metrics
-from raft.evaluation.cases import SYSTEMS, Case, System
+from raft.evaluation.cases import Case, System
+from raft.evaluation.report_figures import figures_note, figures_table
+from raft.evaluation.report_plots import risk_plot
 from raft.evaluation.scoring import (
     RIGHT_F1,
     Difference,
@@ -34,6 +36,8 @@ from raft.evaluation.scoring import (
 )
 from raft.evaluation.verdict import DASH, Majority, show, write_verdict
 from raft.records import to_row
+
+_TITLE = 26  # letters of a title beside a plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ def build(
     model. Raises ValueError when the results are not those of the cases."""
     labels = settings["answer_labels"]
     systems = tuple(score_system(s, models[s.name], rows, cases, labels, draw) for s, rows in results.items())
-    differences = tuple(score_differences("raft", {s.name: rows for s, rows in results.items()}, cases, draw))
+    lead = settings.get("lead") or "raft"
+    differences = tuple(score_differences(lead, {s.name: rows for s, rows in results.items()}, cases, draw))
     retrieval = tuple(score_retrieval(cases, settings["top_k"]))
     majority = _majority(cases, labels)
     counted = {
@@ -110,7 +115,9 @@ def _question(case: Case) -> dict[str, Any]:
         "gold_document_ids": list(item.gold_document_ids),
         "evidence": [{"document_id": e.document_id, "text": e.text} for e in item.evidence],
         "cluster": case.cluster, "hit_ids": [chunk.id for chunk in case.hits],
-        "oracle_ids": sorted(case.oracle_ids), "oracle_by_evidence": case.by_evidence, "oracle_rank": case.oracle_rank,
+        "oracle_ids": sorted(case.oracle_ids),
+        "oracle_retrieved": case.holds_oracle(case.hits) if case.relevant else None,
+        "oracle_by_evidence": case.by_evidence, "oracle_rank": case.oracle_rank,
     }  # fmt: skip
 
 
@@ -146,16 +153,20 @@ def _system_row(scores: SystemScores, labels: bool) -> list[str]:
 
 
 def differences_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of RAFT minus each other system; no rows when RAFT was not evaluated."""
+    """Header and rows of the lead minus each other system; no rows when it was not evaluated."""
+    titles = {s.system: s.title for s in report.systems}
+    on_right = any(d.p_right_holm is not None for d in report.differences)
     rows = [
         [
-            f"{SYSTEMS[d.system].title} − {SYSTEMS[d.minus].title}",
+            f"{titles[d.system]} − {titles[d.minus]}",
             f"{d.f1.mean:+.2f}" if d.f1.low is None else f"{d.f1.mean:+.2f} [{d.f1.low:+.2f}, {d.f1.high:+.2f}]",
-            show(d.p, 4), show(d.p_holm, 4), show(d.minimum_detectable),
+            show(d.p, 4), show(d.p_holm, 4), *([show(d.p_right_holm, 4)] if on_right else []),
+            show(d.minimum_detectable),
         ]
         for d in report.differences
     ]  # fmt: skip
-    return ["difference in F1", "mean and interval", "p", "p (Holm)", "smallest detectable"], rows
+    tests = ["p", "p (Holm)", *(["p right (Holm)"] if on_right else [])]
+    return ["difference in F1", "mean and interval", *tests, "smallest detectable"], rows
 
 
 def retrieval_table(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -175,6 +186,9 @@ def to_markdown(report: Report) -> str:
         f"source documents; {settings['top_k']} documents a prompt; intervals at {settings['confidence']:.0%}.",
         "## Systems\n\n" + markdown_table(*systems_table(report)),
     ]
+    header, rows = figures_table(report.systems)
+    if len(header) > 1:
+        parts += ["## More figures\n\n" + markdown_table(header, rows), figures_note(report.systems)]
     if report.majority:
         m = report.majority
         parts.append(f"Always answering {m.label!r}: accuracy {m.accuracy:.2f}, macro-F1 {m.macro_f1:.2f}.")
@@ -200,17 +214,27 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def to_html(report: Report) -> str:
     """The report as one self-contained page: no external request, works from a file, all text escaped."""
     import jinja2
+    import markupsafe
 
+    folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals.update(show=show)
+    environment.globals.update(show=show, brief=_brief)
+    style, script = (markupsafe.Markup((folder / f"report.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     return environment.get_template("report.html.j2").render(
-        report=report, systems_table=systems_table(report), differences_table=differences_table(report),
-        retrieval_table=retrieval_table(report), titles={name: s.title for name, s in SYSTEMS.items()},
-        tuned={name for name, s in SYSTEMS.items() if s.tuned}, right_f1=RIGHT_F1, data=_page_data(report),
+        report=report, systems_table=systems_table(report), figures_table=figures_table(report.systems),
+        figures_note=figures_note(report.systems), differences_table=differences_table(report),
+        retrieval_table=retrieval_table(report), titles={s.system: s.title for s in report.systems},
+        tuned={s.system for s in report.systems if s.tuned}, risk=risk_plot(report.systems), right_f1=RIGHT_F1,
+        style=style, script=script, data=_page_data(report),
     )  # fmt: skip
+
+
+def _brief(title: str) -> str:
+    """A title that fits beside a plot."""
+    return title if len(title) <= _TITLE else title[: _TITLE - 1] + "…"
 
 
 def _page_data(report: Report) -> Any:
@@ -220,11 +244,9 @@ def _page_data(report: Report) -> Any:
     by_question: dict[str, list[Any]] = {question["id"]: [] for question in report.questions}
     for result in report.results:
         by_question[result.question_id].append(to_row(result))
-    names = [scores.system for scores in report.systems]
-    rivals = [n for n in names if SYSTEMS[n].documents == "hits" and not SYSTEMS[n].tuned]
     data = {
         "systems": [{"name": scores.system, "title": scores.title} for scores in report.systems],
-        "rival": rivals[0] if rivals and "raft" in names else None,
+        "pair": _contrasted(report),
         "questions": report.questions,
         "results": by_question,
         "chunks": report.chunks,
@@ -233,6 +255,19 @@ def _page_data(report: Report) -> Any:
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return markupsafe.Markup(text)
+
+
+def _contrasted(report: Report) -> list[SystemName | None]:
+    """The two systems that the page contrasts at first: the lead, or the last tuned system, or the last; beside the
+    first untuned one over the same documents, or another. With one system, it and None."""
+    systems = list(report.systems)
+    lead = report.differences[0].system if report.differences else None
+    first = next((s for s in systems if s.system == lead), None) or next(
+        (s for s in reversed(systems) if s.tuned), systems[-1]
+    )
+    others = [s for s in systems if s is not first]
+    plain = [s for s in others if s.documents == "hits" and not s.tuned]
+    return [first.system, next((s.system for s in (*plain, *others)), None)]
 
 
 def write(report: Report, folder: Path) -> None:

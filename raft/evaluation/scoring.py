@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from raft.config import SystemName
+from raft.config import Documents, SystemName
+from raft.evaluation import calibration as calibrating
 from raft.evaluation import metrics, statistics
+from raft.evaluation.calibration import Selected
 from raft.evaluation.cases import RECALL_DEPTHS, Case, System
 from raft.evaluation.replies import RIGHT_F1 as RIGHT_F1
 from raft.evaluation.replies import Result as Result
@@ -17,6 +19,8 @@ from raft.evaluation.replies import gold_label as gold_label
 from raft.evaluation.replies import score_answer as score_answer
 from raft.evaluation.replies import score_reply as score_reply
 from raft.evaluation.statistics import Interval
+
+CURVE_POINTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,33 @@ class LabelScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Whether a system knows when it is right: figures over the ``n`` replies that have a confidence (confidence.py),
+    paired with Result.right. ``without`` counts the other replies, failures among them; nothing is assumed of them.
+
+    ``error`` is the calibration error over 10 bins of equal width, ``risk_coverage_area`` the area under the curve,
+    ``auroc`` the chance that a right answer has a higher confidence than a wrong one (None where all are right, or
+    none), ``curve`` the risk-coverage curve in at most CURVE_POINTS points.
+    """
+
+    n: int
+    without: int
+    error: float
+    brier: float
+    risk_coverage_area: float
+    auroc: float | None
+    curve: tuple[Selected, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SystemScores:
     """The figures of one system over all questions; None where there is nothing to count.
 
     ``quoted_answers`` counts answers (not refusals) with at least one verbatim quote; ``quotes_in_oracle`` is over
     the quotes given to answerable questions. ``f1_oracle_given`` and ``f1_oracle_missing`` divide the answerable
-    questions by whether the prompt held every oracle. The last six are means of what each Result has under that name,
-    over the questions where it is not None; ``score_system`` always gives the first two and ``truthfulness``.
+    questions by whether the prompt held every oracle. ``rouge_l`` to ``nli_groundedness`` are means of what each Result
+    has under that name, over the questions where it is not None; ``score_system`` always gives the first two and
+    ``truthfulness``. ``calibration`` is None where no reply has a confidence.
     """
 
     system: SystemName
@@ -69,11 +93,19 @@ class SystemScores:
     truthfulness: Interval | None = None
     citation_recall: float | None = None
     groundedness: Interval | None = None
+    critical_f1: Interval | None = None
+    relevance: Interval | None = None
+    nli_groundedness: Interval | None = None
+    calibration: Calibration | None = None
+    documents: Documents = "none"
+    tuned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``system`` minus ``minus`` in token F1 on the same questions; ``p_holm`` is corrected over all differences."""
+    """``system`` minus ``minus`` in token F1 on the same questions. ``p_right`` is McNemar's exact test on which is
+    right; it takes questions for independent, ``p`` does not. The two ``_holm`` are corrected over all differences.
+    """
 
     system: SystemName
     minus: SystemName
@@ -81,6 +113,8 @@ class Difference:
     p: float
     p_holm: float
     minimum_detectable: float | None
+    p_right: float | None = None
+    p_right_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +153,8 @@ def score_system(
     missing = [bool(c.relevant) and not r.oracle_given for r, c in zip(results, cases, strict=True)]
     means: dict[str, Any] = {n: _known([getattr(r, n) for r in results], cases, draw) for n in _WITH_INTERVAL}
     return SystemScores(
-        system=system.name, title=system.title, model=model, n=len(results),
+        system=system.name, title=system.title, model=model, documents=system.documents, tuned=system.tuned,
+        n=len(results),
         failures=sum(r.error is not None for r in results), truncated=sum(r.truncated for r in results),
         em=_interval([r.em for r in results], cases, draw), f1=_interval([r.f1 for r in results], cases, draw),
         labels=_score_labels(results, cases, labels, draw) if labels else None,
@@ -134,8 +169,21 @@ def score_system(
         prompt_tokens=sum(r.prompt_tokens for r in results) / len(results),
         completion_tokens=sum(r.completion_tokens for r in results) / len(results),
         seconds=round(sum(r.seconds for r in results), 3),
-        citation_recall=metrics.mean([r.citation_recall for r in results if r.citation_recall is not None]), **means,
+        citation_recall=metrics.mean([r.citation_recall for r in results if r.citation_recall is not None]),
+        calibration=calibrate(results), **means,
     )  # fmt: skip
+
+
+def calibrate(results: Sequence[Result]) -> Calibration | None:
+    """How the confidence of these results goes with their being right; None when none has one."""
+    pairs = [(r.confidence, r.right) for r in results if r.confidence is not None]
+    error, brier = calibrating.calibration_error(pairs, bins=10), calibrating.brier_score(pairs)
+    area = calibrating.risk_coverage_area(pairs)
+    if error is None or brier is None or area is None:
+        return None
+    auroc = metrics.auroc([confidence for confidence, _ in pairs], [right for _, right in pairs])
+    curve = tuple(calibrating.thinned(calibrating.risk_coverage(pairs), CURVE_POINTS))
+    return Calibration(len(pairs), len(results) - len(pairs), error, brier, area, auroc, curve)
 
 
 def _interval(values: Sequence[float], cases: Sequence[Case], draw: Sampling) -> Interval:
@@ -163,7 +211,9 @@ def _score_labels(
     return LabelScores(len(rows), right, metrics.macro_f1(golds, said) or 0.0, metrics.confusion(golds, said, labels))
 
 
-_WITH_INTERVAL = ("rouge_l", "contains", "numeric", "truthfulness", "groundedness")
+_WITH_INTERVAL = (
+    "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "critical_f1", "relevance", "nli_groundedness",
+)  # fmt: skip
 _NO_QUOTING: dict[str, Any] = {"quotes": 0, "quote_validity": None, "quoted_answers": None, "quotes_in_oracle": None}
 
 
@@ -193,11 +243,13 @@ def score_differences(
         deltas = statistics.paired_differences([r.f1 for r in results[system]], [r.f1 for r in results[other]])
         p = statistics.sign_flip_p(deltas, clusters, resamples=draw.resamples, seed=draw.seed)
         least = statistics.minimum_detectable_difference(deltas, clusters, confidence=draw.confidence)
-        rows.append((other, _interval(deltas, cases, draw), p, least))
-    corrected = statistics.holm([p for _, _, p, _ in rows])
+        p_right = statistics.mcnemar_p([r.right for r in results[system]], [r.right for r in results[other]])
+        rows.append(Difference(system, other, _interval(deltas, cases, draw), p, p, least, p_right, p_right))
+    corrected = statistics.holm([row.p for row in rows])
+    right_corrected = statistics.holm([row.p_right for row in rows if row.p_right is not None])
     return [
-        Difference(system, other, f1, p, p_holm, least)
-        for (other, f1, p, least), p_holm in zip(rows, corrected, strict=True)
+        replace(row, p_holm=p_holm, p_right_holm=p_right_holm)
+        for row, p_holm, p_right_holm in zip(rows, corrected, right_corrected, strict=True)
     ]
 
 

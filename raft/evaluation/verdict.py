@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from raft.config import SystemName
-from raft.evaluation.cases import SYSTEMS
 from raft.evaluation.scoring import Difference, Sampling, SystemScores
 from raft.evaluation.statistics import Interval
 
@@ -32,12 +31,12 @@ def write_verdict(
 ) -> tuple[str, ...]:
     """The report in plain sentences, the decisive one first."""
     by_name = {scores.system: scores for scores in systems}
-    fair = [s for s in systems if SYSTEMS[s.system].documents != "oracle"] or list(systems)
+    fair = [s for s in systems if s.documents != "oracle"] or list(systems)
     strongest = max(fair, key=lambda s: s.f1.mean)
-    lead = by_name.get("raft", strongest)
+    lead = by_name[differences[0].system] if differences else by_name.get("raft", strongest)
     said = [_compare(by_name, difference, counted, draw) for difference in _decisive(fair, differences)]
     if not said:
-        alone = "" if lead.system == "raft" else "No tuned model was evaluated. "
+        alone = "" if any(s.tuned for s in systems) else "No tuned model was evaluated. "
         said = [f"{alone}{strongest.title} has the highest token F1: {show(strongest.f1)}."]
     said += _on_labels(lead, majority) + _on_retrieval(lead) + _on_abstention(lead, counted)
     failures = sum(scores.failures for scores in systems)
@@ -47,8 +46,10 @@ def write_verdict(
 
 
 def _decisive(fair: Sequence[SystemScores], differences: Sequence[Difference]) -> list[Difference]:
-    """The differences that a verdict needs: to RAG, and to the strongest system of the base model."""
-    rivals = [s for s in fair if not SYSTEMS[s.system].tuned]
+    """The differences that a verdict needs: to RAG, and to the strongest system that is not tuned; where there is
+    neither, to the strongest."""
+    others = [s for s in fair if any(d.minus == s.system for d in differences)]
+    rivals = [s for s in others if not s.tuned] or others
     strongest = max(rivals, key=lambda s: s.f1.mean).system if rivals else None
     return [d for name in dict.fromkeys(["rag", strongest]) for d in differences if d.minus == name]
 
@@ -84,7 +85,7 @@ def _on_labels(lead: SystemScores, majority: Majority | None) -> list[str]:
 
 def _on_retrieval(lead: SystemScores) -> list[str]:
     given, missing = lead.f1_oracle_given, lead.f1_oracle_missing
-    if SYSTEMS[lead.system].documents != "hits" or (given is None and missing is None):
+    if lead.documents != "hits" or (given is None and missing is None):
         return []
     scores = [f"{given.mean:.2f} where it did"] if given else []
     scores += [f"{missing.mean:.2f} where it did not"] if missing else []

@@ -22,10 +22,14 @@ class PromptTooLong(ModelError):
         super().__init__(what, "Give fewer or shorter documents (top_k)")
 
 
+TokenLogprobs = tuple[tuple[str, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """``key`` is the caller's name for the request; replies come back under it, in any order. ``schema`` is a JSON
-    schema that the reply should follow; a model that cannot be held to one is asked all the same."""
+    schema that the reply should follow; a model that cannot be held to one is asked all the same. ``logprobs`` asks
+    ``complete`` for the log-probabilities of the tokens written; ``stream`` gives none."""
 
     key: str
     messages: tuple[Message, ...]
@@ -33,6 +37,7 @@ class ChatRequest:
     temperature: float = 0.0
     seed: int = 0
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class ChatReply:
     """A model's answer, or why there is none: ``error`` is set when this one request failed for good.
 
     ``truncated`` is True when the text was cut at ``max_tokens``; ``too_long`` when ``error`` is that the prompt
-    exceeds the model's window.
+    exceeds the model's window. ``logprobs`` are the tokens of the text with their natural log-probabilities by the
+    model, ``(("12", -0.1), (" mg", -0.02))``: the pieces join to the text, and one without text of its own (a byte of a
+    character, space that was stripped) is "". None where they were not asked for, or the model gives none.
     """
 
     key: str
@@ -50,6 +57,7 @@ class ChatReply:
     truncated: bool = False
     error: str | None = None
     too_long: bool = False
+    logprobs: TokenLogprobs | None = None
 
 
 class ChatModel(Protocol):

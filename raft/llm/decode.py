@@ -28,7 +28,8 @@ COMPACT_AT = 0.75  # share of rows still being decoded at which the others leave
 
 @dataclass(slots=True)
 class Row:
-    """One sequence being decoded; ``done`` after its end-of-turn token or ``max_tokens``."""
+    """One sequence being decoded; ``done`` after its end-of-turn token or ``max_tokens``. A list of ``logprobs`` gets
+    the natural log-probability of each token that is yielded, by the model itself: no temperature changes it."""
 
     index: int
     prompt: list[int]
@@ -37,6 +38,7 @@ class Row:
     seed: int = 0
     done: bool = False
     truncated: bool = False
+    logprobs: list[float] | None = None
 
 
 class _RoomyLayer(DynamicLayer):
@@ -110,6 +112,7 @@ def decode(model: Any, rows: Sequence[Row], end_ids: frozenset[int]) -> Iterator
     lengths = dict.fromkeys((row.index for row in rows), 0)
     while True:
         picked = _pick(state.logits, seated, generators)
+        _keep_logprobs(state.logits, seated, picked, end_ids)
         step = []
         for row, token in zip(seated, picked, strict=True):
             if row.done:
@@ -256,3 +259,17 @@ def _pick(logits: torch.Tensor, rows: Sequence[Row], generators: dict[int, torch
             probabilities = torch.softmax(logits[i].float() / row.temperature, -1)
             picked[i] = int(torch.multinomial(probabilities, 1, generator=generators[row.index]))
     return picked
+
+
+def _keep_logprobs(logits: torch.Tensor, rows: Sequence[Row], picked: Sequence[int], end_ids: frozenset[int]) -> None:
+    """log softmax of the logits at the token that each row goes on with, for those that want it."""
+    asking = [i for i, row in enumerate(rows) if row.logprobs is not None and not row.done and picked[i] not in end_ids]
+    if not asking:
+        return
+    scores = logits[asking].float()
+    written = torch.tensor([picked[i] for i in asking], device=logits.device)
+    found = scores.gather(-1, written[:, None])[:, 0] - scores.logsumexp(-1)
+    for i, logprob in zip(asking, found.tolist(), strict=True):
+        kept = rows[i].logprobs
+        assert kept is not None
+        kept.append(logprob)

@@ -14,6 +14,7 @@ from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, par
 from raft.config_train_rules import SOFT
 from raft.errors import ArtifactError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.logprobs import STRIPPED, pieces
 from raft.models import (
     Precision,
     load_language_model,
@@ -189,7 +190,10 @@ class LocalModel:
                 fitting.append((request, prompt))
         if not fitting:
             return
-        rows = [Row(i, prompt, r.max_tokens, r.temperature, r.seed) for i, (r, prompt) in enumerate(fitting)]
+        rows = [
+            Row(i, prompt, r.max_tokens, r.temperature, r.seed, logprobs=[] if r.logprobs else None)
+            for i, (r, prompt) in enumerate(fitting)
+        ]
         tokens: list[list[int]] = [[] for _ in rows]
         waiting = list(rows)
         with self._busy:
@@ -198,8 +202,10 @@ class LocalModel:
                     tokens[row.index].append(token)
                 for row in [row for row in waiting if row.done]:
                     request, prompt = fitting[row.index]
-                    text = self._text(tokens[row.index])
-                    yield ChatReply(request.key, text, len(prompt), len(tokens[row.index]), row.truncated)
+                    written = tokens[row.index]
+                    logprobs = None if row.logprobs is None else pieces(self._decoded, written, row.logprobs)
+                    text = self._text(written)
+                    yield ChatReply(request.key, text, len(prompt), len(written), row.truncated, logprobs=logprobs)
                 waiting = [row for row in waiting if not row.done]
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
@@ -246,8 +252,11 @@ class LocalModel:
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
+        return self._decoded(tokens).strip(STRIPPED)
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
         with self._tokenizing:
-            return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def soft_length(model: Any) -> int:

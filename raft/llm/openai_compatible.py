@@ -23,13 +23,15 @@ from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, Keep, PromptTooLong
 from raft.llm.endpoint_client import Connections, Endpoint
 from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line, stream_failure_of
+from raft.llm.logprobs import of_completion
 from raft.llm.pacing import Pace
 
-_OPTIONAL = {"max_tokens", "temperature", "seed"}  # parameters that some models refuse by name
+_OPTIONAL = {"max_tokens", "temperature", "seed", "logprobs"}  # parameters that some models refuse by name
 _UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unknown|extra_forbidden|not permitted", re.I)
 _FORMATS = ("json_schema", "json_object", None)  # what a request with a schema asks for, until it is refused
 _FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
 _MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
+_MAY_REFUSE_LOGPROBS = {*_MAY_REFUSE_FORMAT, 403}  # OpenAI: "You are not allowed to request logprobs from this model"
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
 _READY = 8  # requests at most that wait for their turn, so that a reply is followed by the next call at once; half of
 # them are handed over together, for to wake the loop costs more than a call does
@@ -38,7 +40,8 @@ _LONGEST_RETRY_AFTER_SECONDS = 600.0  # an endpoint that asks for more ends the 
 
 class OpenAICompatibleModel:
     """A ChatModel behind an endpoint. When the key's environment variable is unset a placeholder key is sent,
-    which local servers ignore. A reply's token counts are the endpoint's own; 0 where it gives none."""
+    which local servers ignore. A reply's token counts and log-probabilities are the endpoint's own; 0 and None where
+    it gives none, or refuses to."""
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class OpenAICompatibleModel:
         import openai
 
         while True:
-            call = self._call(request)
+            call = self._call(replace(request, logprobs=False))
             try:
                 return client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
             except openai.APIStatusError as error:
@@ -144,6 +147,8 @@ class OpenAICompatibleModel:
         }
         if request.temperature > 0:
             call["seed"] = request.seed
+        if request.logprobs:
+            call["logprobs"] = True
         for name in self._refused_parameters & call.keys():
             value = call.pop(name)
             if name == "max_tokens":
@@ -157,6 +162,9 @@ class OpenAICompatibleModel:
         if "response_format" in call and failure.status in _MAY_REFUSE_FORMAT and _FORMAT_REFUSED.search(failure.said):
             if call["response_format"]["type"] == _FORMATS[self._format]:  # else another call was first to learn it
                 self._format += 1
+            return True
+        if "logprobs" in call and failure.status in _MAY_REFUSE_LOGPROBS and "logprob" in failure.said.lower():
+            self._refused_parameters.add("logprobs")
             return True
         named = {failure.param} & _OPTIONAL & call.keys()
         if not named and _UNSUPPORTED.search(failure.said):
@@ -202,7 +210,7 @@ class OpenAICompatibleModel:
             if line.failure is not None:  # while this call waited for its turn
                 raise line.failure
             async with asyncio.timeout(self._endpoint.timeout_seconds):
-                reply = _read_completion(request.key, await line.connections.post(call))
+                reply = _read_completion(request, await line.connections.post(call))
         except (StatusError, aiohttp.ClientError, ValueError) as error:
             failure = failure_of(error, self._endpoint.secrets)
             if failure.kind == "limited":
@@ -261,7 +269,7 @@ def _too_long(request: ChatRequest) -> str:
     return f"the prompt and {request.max_tokens} tokens to write exceed the window of the endpoint's model"
 
 
-def _read_completion(key: str, body: Any) -> ChatReply | None:
+def _read_completion(request: ChatRequest, body: Any) -> ChatReply | None:
     """The reply in the body of a chat completion, or None when the body is something else."""
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -270,10 +278,15 @@ def _read_completion(key: str, body: Any) -> ChatReply | None:
         return None
     finish, content, refusal = choice.get("finish_reason"), message.get("content"), message.get("refusal")
     if finish == "content_filter" or refusal:
-        return ChatReply(key, "", error=f"refused: {one_line(str(refusal or 'content filter'))}")
+        return ChatReply(request.key, "", error=f"refused: {one_line(str(refusal or 'content filter'))}")
     if content is None and finish == "length":  # all of max_tokens went into thinking
         content = ""
-    return _reply(key, content, finish, body.get("usage")) if isinstance(content, str) else None
+    if not isinstance(content, str):
+        return None
+    reply, given = _reply(request.key, content, finish, body.get("usage")), choice.get("logprobs")
+    if request.logprobs and isinstance(given, dict):
+        return replace(reply, logprobs=of_completion(given.get("content"), content))
+    return reply
 
 
 def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:

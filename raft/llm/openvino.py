@@ -29,6 +29,7 @@ from raft.artifacts import home
 from raft.errors import ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.local import find_weights
+from raft.llm.logprobs import STRIPPED, pieces
 from raft.llm.openvino_network import (
     MAX_ROWS,
     converted,
@@ -147,6 +148,7 @@ class OpenVinoModel:
         config.max_new_tokens = request.max_tokens
         config.stop_token_ids = set(self._end_ids)
         config.do_sample = request.temperature > 0
+        config.logprobs = int(request.logprobs)
         if request.temperature > 0:
             config.temperature, config.rng_seed = request.temperature, request.seed
         if request.schema is not None:
@@ -164,12 +166,16 @@ class OpenVinoModel:
             if not outputs:
                 yield ChatReply(one.request.key, "", len(one.prompt), error="the engine has no memory for its prompt")
             else:
-                yield self._reply(one, outputs[0].generated_ids)
+                yield self._reply(one, outputs[0].generated_ids, outputs[0].generated_log_probs)
 
-    def _reply(self, one: _Running, ids: Sequence[int]) -> ChatReply:
+    def _reply(self, one: _Running, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> ChatReply:
+        """``logprobs`` are those of the ids, where the request asks for them."""
         ended = bool(ids) and ids[-1] in self._end_ids
         tokens = list(ids[:-1] if ended else ids)
-        return ChatReply(one.request.key, self._text(tokens), len(one.prompt), len(tokens), not ended)
+        said = None
+        if logprobs is not None and one.request.logprobs:
+            said = pieces(self._decoded, tokens, logprobs[: len(tokens)])
+        return ChatReply(one.request.key, self._text(tokens), len(one.prompt), len(tokens), not ended, logprobs=said)
 
     def _cancel(self, running: Sequence[_Running]) -> None:
         """Take what is left out of the engine, when nobody waits for it any more."""
@@ -225,8 +231,11 @@ class OpenVinoModel:
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
+        return self._decoded(tokens).strip(STRIPPED)
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
         with self._tokenizing:
-            return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip("\n ")
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class RayModel:
             num_gpus=min(1.0, ray.cluster_resources().get("GPU", 0) / self._workers),
         )
         for block in answered.iter_batches(batch_size=None, batch_format="numpy"):
-            yield from (ChatReply(**json.loads(str(row))) for row in block["reply"])
+            yield from (_reply(str(row)) for row in block["reply"])
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
         """The reply in pieces, made in this process: one reply is not divided."""
@@ -99,6 +99,12 @@ def _request(row: str) -> ChatRequest:
     found = json.loads(row)
     messages = tuple(Message(**message) for message in found.pop("messages"))
     return ChatRequest(messages=messages, **found)
+
+
+def _reply(row: str) -> ChatReply:
+    found = json.loads(row)
+    logprobs = found.pop("logprobs")
+    return ChatReply(**found, logprobs=logprobs and tuple((piece, logprob) for piece, logprob in logprobs))
 
 
 def _tables(rows: list[str], workers: int) -> list[Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,42 @@ def probe_line(found: dict[str, Measured]) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """``texts``: the log-likelihood of each token of each paragraph, in nats; ``right``: whether the right choice of
+    each question is the likeliest."""
+
+    texts: tuple[tuple[float, ...], ...]
+    right: tuple[bool, ...]
+
+
 def measure(model: Any, tokenizer: Any) -> Measured:
     """``perplexity``: of the paragraphs, exp of the mean negative log-likelihood of their tokens (Jelinek et al. 1977);
     it depends on the tokenizer. ``choices_right``: share of the questions whose right choice is the likeliest per
     character (``acc_norm`` of lm-evaluation-harness, Gao et al. 2021). The model is left as it was; nothing is drawn.
     """
+    found = ask(model, tokenizer)
+    share = sum(found.right) / len(found.right)
+    return {"perplexity": round(perplexity(found), 4), "choices_right": round(share, 4)}
+
+
+def perplexity(found: Probed) -> float:
+    """exp of the mean negative log-likelihood of all tokens."""
+    nats = -sum(map(math.fsum, found.texts)) / sum(map(len, found.texts))
+    return math.exp(min(nats, _MOST_NATS))
+
+
+def ask(model: Any, tokenizer: Any) -> Probed:
+    """What ``measure`` sums up, item by item."""
     rows = list(read_rows(ITEMS))
     texts = [join([_ids(tokenizer, row["text"])]) for row in rows if "text" in row]
     asked = [row for row in rows if "choices" in row]
     questions = [_question(tokenizer, row) for row in asked]
     with resting(model):
-        found = torch.cat(_log_likelihoods(model, texts, _TEXTS_AT_ONCE))
+        found = _log_likelihoods(model, texts, _TEXTS_AT_ONCE)
         answers = _log_likelihoods(model, questions, _QUESTIONS_AT_ONCE)
-    right = sum(_likeliest(*each) == each[0]["right"] for each in zip(asked, questions, answers, strict=True))
-    perplexity = math.exp(min(-float(found.mean()), _MOST_NATS))
-    return {"perplexity": round(perplexity, 4), "choices_right": round(right / len(asked), 4)}
+    right = (_likeliest(*each) == each[0]["right"] for each in zip(asked, questions, answers, strict=True))
+    return Probed(tuple(tuple(each.tolist()) for each in found), tuple(right))
 
 
 def _question(tokenizer: Any, row: dict[str, Any]) -> Packed:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from raft.evaluation.calibration import brier_score, calibration_error, risk_coverage, risk_coverage_area
+from raft.evaluation.calibration import (
+    brier_score,
+    calibration_error,
+    risk_coverage,
+    risk_coverage_area,
+    thinned,
+)
 
 PAIRS = [(0.9, True), (0.8, True), (0.8, False), (0.3, False)]
 CONFIDENCE = st.integers(0, 20).map(lambda n: n / 20) | st.floats(0, 1)
@@ -136,3 +142,15 @@ def test_nothing_is_none_and_what_is_no_probability_is_refused() -> None:
         risk_coverage_area([(0.5, True), (math.nan, True)])
     with pytest.raises(ValueError, match="bins is 0"):
         calibration_error(PAIRS, 0)
+
+
+@given(st.integers(1, 300), st.integers(2, 60))
+def test_a_thinned_curve_keeps_its_ends_and_its_order(rows: int, most: int) -> None:
+    curve = risk_coverage([(n / rows, n % 3 == 0) for n in range(rows)])
+    kept = thinned(curve, most)
+    assert len(kept) == min(len(curve), most)
+    assert (kept[0], kept[-1]) == (curve[0], curve[-1])
+    places = [curve.index(point) for point in kept]
+    assert places == sorted(set(places))
+    steps = {after - before for before, after in itertools.pairwise(places)}
+    assert max(steps, default=0) - min(steps, default=0) <= 1  # evenly

@@ -13,8 +13,9 @@ import pytest
 from raft.artifacts import Manifest, open_artifact, write_json, writing
 from raft.config import ChatModelRecipe, EncoderRecipe, EvaluateRecipe
 from raft.errors import ArtifactError, InputError, ModelError, UsageError
-from raft.evaluation.compare import choose_systems, evaluate
+from raft.evaluation.compare import evaluate
 from raft.evaluation.report import Report
+from raft.evaluation.systems import choose_systems
 from raft.llm.chat import ChatReply, ChatRequest
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import SYSTEM_CLOSED_BOOK, SYSTEM_SHORT, SYSTEM_WITH_DOCUMENTS
@@ -177,7 +178,8 @@ def test_a_model_that_skips_or_repeats_a_reply_is_refused(
 def test_without_an_adapter_the_raft_systems_are_left_out_and_that_is_said(
     world_recipe: EvaluateRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = evaluate(world_recipe, tmp_path / "report", base=lambda: ScriptedModel(world.poor_reader))
+    recipe = world_recipe.model_copy(update={"logprobs": False})
+    report = evaluate(recipe, tmp_path / "report", base=lambda: ScriptedModel(world.poor_reader))
     assert [s.system for s in report.systems][-1] == "rag_oracle"
     note = "no adapter is given, so that raft and raft_oracle cannot run"
     assert report.notes == (note,)
@@ -284,7 +286,7 @@ def test_what_the_tuned_encoder_or_its_base_saw_is_left_out(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raft.artifacts.read_manifest", lambda folder, kind: monkeyed)
         report = evaluate(
-            world_recipe.model_copy(update={"systems": ("rag",)}),
+            world_recipe.model_copy(update={"systems": ("rag",), "logprobs": False}),
             tmp_path / "report",
             base=lambda: ScriptedModel(world.poor_reader),
         )

@@ -191,7 +191,45 @@ def test_how_a_number_is_written_does_not_matter_and_its_value_does(
     assert metrics.numeric_match(f"It is {whole + more}.{hundredths:02} {unit}.", [reference]) == 0.0
 
 
-@pytest.mark.parametrize("metric", [metrics.rouge_l, metrics.contains_answer, metrics.numeric_match])
+@pytest.mark.parametrize(
+    ("prediction", "references", "score"),
+    [
+        ("12 mg", ["12 mg"], 1.0),
+        ("12.0 milligrams, at once", ["12 mg"], 1.0),  # by value, the unit in any spelling; words do not count
+        ("12", ["12 mg"], 0.0),  # of no unit
+        ("12 ml", ["12 mg"], 0.0),
+        ("13 mg", ["12 mg"], 0.0),
+        ("not 12 mg", ["12 mg"], 2 / 3),  # P = 1/2, R = 1
+        ("12 mg, then 5 mg for 3 days", ["12 mg"], 1 / 2),  # P = 1/3, R = 1
+        ("12 mg", ["12 mg for 3 days"], 2 / 3),  # P = 1, R = 1/2
+        ("section 2.1.3", ["2.1.3"], 1.0),
+        ("section 2.1.4", ["2.1.3"], 0.0),
+        ("It may not be kept", ["The holder must not keep a dog"], 1.0),
+        ("It may be kept", ["The holder must not keep a dog"], 0.0),
+        ("They don\u2019t", ["No, never"], 1.0),
+        ("", ["12 mg"], 0.0),
+        ("5 mg", ["12 mg", "5 mg"], 1.0),  # the best reference
+        ("20", ["twenty", "20"], 1.0),  # those that state a fact
+        ("12 mg", ["by mouth"], None),
+        ("not known", ["Northern knights"], None),
+    ],
+)
+def test_facts_that_decide_are_compared_in_both_directions(prediction: str, references: list[str], score) -> None:
+    assert metrics.critical_f1(prediction, references) == (score if score is None else pytest.approx(score))
+
+
+@given(st.lists(st.sampled_from(["12 mg", "5 ml", "not", "3 days", "by mouth", "2.1.3"]), max_size=5).map(" and ".join))
+def test_a_text_has_its_own_facts_and_the_score_is_the_same_both_ways(text: str) -> None:
+    other = "not 5 mg for 3 days"
+    assert metrics.critical_f1(other, [other]) == 1.0
+    if (there := metrics.critical_f1(other, [text or "x"])) is not None:
+        assert metrics.critical_f1(text, [text]) == 1.0
+        assert metrics.critical_f1(text, [other]) == pytest.approx(there)
+
+
+@pytest.mark.parametrize(
+    "metric", [metrics.rouge_l, metrics.contains_answer, metrics.numeric_match, metrics.critical_f1]
+)
 def test_nothing_to_compare_with_is_refused(metric) -> None:
     for references in ([], [""], [" ", "\n"]):
         with pytest.raises(ValueError, match="no reference to compare with"):

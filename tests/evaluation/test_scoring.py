@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from raft.config import SystemName
 from raft.evaluation.cases import SYSTEMS
 from raft.evaluation.replies import Result, score_reply
 from raft.evaluation.scoring import (
     Sampling,
+    calibrate,
     score_differences,
     score_retrieval,
     score_system,
@@ -58,7 +60,8 @@ def test_every_figure_is_the_mean_of_what_its_results_have(name: SystemName) -> 
     rows = [row(c, texts[n % 5], name, "boom" if n % 7 == 6 else None) for n, c in enumerate(chosen)]
     results = [score_reply(each, system, c, ()) for each, c in zip(rows, chosen, strict=True)]
     scores = score_system(system, "m", results, chosen, (), DRAW)
-    for figure in ("em", "f1", "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "citation_recall"):
+    figures = ("em", "f1", "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "citation_recall")
+    for figure in (*figures, "critical_f1"):
         values = [value for r in results if (value := getattr(r, figure)) is not None]
         found = getattr(scores, figure)
         found = getattr(found, "mean", found)
@@ -136,6 +139,60 @@ def test_differences_are_paired_and_corrected_together() -> None:
     assert found[0].p < found[0].p_holm < 0.1
     assert (found[1].f1.mean, found[1].p, found[1].p_holm) == (0.0, 1.0, 1.0)
     assert score_differences("raft", {"rag": by_system["rag"]}, chosen, DRAW) == []
+
+
+def test_who_is_right_is_compared_by_mcnemars_test() -> None:
+    chosen = cases()
+    right = {"raft": range(12), "rag": range(3), "rag_short": range(1, 13), "closed_book": range(0)}
+    by_system = {
+        name: [
+            score_reply(row(c, render_target(c.item.answer if n in those else "wrong"), name), SYSTEMS[name], c, ())
+            for n, c in enumerate(chosen)
+        ]
+        for name, those in right.items()
+    }
+    found = {d.minus: d for d in score_differences("raft", by_system, chosen, DRAW)}
+    pairs = {name: [(n in right["raft"], n in those) for n in range(len(chosen))] for name, those in right.items()}
+    for name, difference in found.items():
+        ahead, behind = pairs[name].count((True, False)), pairs[name].count((False, True))
+        assert difference.p_right == pytest.approx(binomtest(min(ahead, behind), ahead + behind).pvalue)
+    ordered = sorted(found.values(), key=lambda d: d.p_right or 0.0)
+    first, second, third = (d.p_right or 0.0 for d in ordered)
+    expected = [min(1.0, 3 * first), max(3 * first, 2 * second), max(3 * first, 2 * second, third)]
+    assert [d.p_right_holm for d in ordered] == pytest.approx([min(1.0, p) for p in expected])
+
+
+def test_confidence_is_held_against_being_right_and_who_has_none_is_counted() -> None:
+    chosen = [case_of(name) for name in ("toll-4", "toll-5", "toll-6", "toll-7", "mayor-0")]
+    texts = [render_target(chosen[0].item.answer), render_target(chosen[1].item.answer), render_target("wrong")]
+    rows = [
+        row(chosen[0], texts[0]) | {"confidence": 0.9}, row(chosen[1], texts[1]) | {"confidence": 0.8},
+        row(chosen[2], texts[2]) | {"confidence": 0.8}, row(chosen[3], "", error="boom") | {"confidence": None},
+        row(chosen[4], render_target("Mr Gallin")) | {"confidence": 0.3},
+    ]  # fmt: skip
+    results = [score_reply(each, RAG, c, ()) for each, c in zip(rows, chosen, strict=True)]
+    assert [r.confidence for r in results] == [0.9, 0.8, 0.8, None, 0.3]
+    found = score_system(RAG, "m", results, chosen, (), DRAW).calibration
+    assert found is not None
+    assert (found.n, found.without) == (4, 1)
+    assert found.error == pytest.approx((abs(1 - 0.9) + abs(1 - 1.6) + abs(0 - 0.3)) / 4)  # bins of 0.9, 0.8 and 0.3
+    assert found.brier == pytest.approx((0.01 + 0.04 + 0.64 + 0.09) / 4)
+    assert found.auroc == pytest.approx((2 + 1.5) / 4)  # 0.9 above both, 0.8 above one and beside the other
+    assert found.curve == ((0.9, 0.25, 0.0), (0.8, 0.75, pytest.approx(1 / 3)), (0.3, 1.0, 0.5))
+    assert found.risk_coverage_area == pytest.approx((0 + 0.25 + 1 / 3 + 0.5) / 4)  # the middle of both orders of a tie
+    assert calibrate([replace(r, confidence=None) for r in results]) is None
+    assert calibrate(results[:2]) == replace(calibrate(results[:2]), auroc=None)  # all are right
+    many = [replace(results[0], confidence=n / 200, right=n > 90) for n in range(200)]
+    (whole,) = [calibrate(many)]
+    assert whole is not None
+    assert (len(whole.curve), whole.curve[0][1], whole.curve[-1][1], whole.auroc) == (50, 1 / 200, 1.0, 1.0)
+
+
+def test_rows_of_before_there_were_log_probabilities_have_no_confidence() -> None:
+    case = case_of("toll-4")
+    result = score_reply(row(case, render_target("23 crowns")), RAG, case, ())
+    assert (result.confidence, result.relevance, result.nli_groundedness) == (None, None, None)
+    assert score_system(RAG, "m", [result], [case], (), DRAW).calibration is None
 
 
 def test_retrieval_is_scored_by_document_and_by_evidence() -> None:

@@ -20,6 +20,7 @@ def scores(name: SystemName, f1: float, failures: int = 0, labels: LabelScores |
         quoted_answers=None, quotes_in_oracle=None, abstention_precision=0.5, abstention_recall=0.75,
         false_abstention_rate=0.05, well_formed=1.0, f1_oracle_given=given, f1_oracle_missing=missing,
         n_oracle_given=90, n_with_oracle=100, prompt_tokens=1.0, completion_tokens=1.0, seconds=1.0,
+        documents=SYSTEMS[name].documents, tuned=SYSTEMS[name].tuned,
     )  # fmt: skip
 
 

@@ -100,6 +100,41 @@ def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dic
     assert reply.completion_tokens > 0
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_log_probabilities_are_those_of_a_forward_over_the_whole_reply(
+    student: LocalModel, expected: dict[str, str], temperature: float
+) -> None:
+    student._batch_tokens = 8192
+    asked = [replace(r, logprobs=n != 2, temperature=temperature, seed=n) for n, r in enumerate(requests())]
+    replies = {reply.key: reply for reply in student.complete(asked)}
+    checked = 0
+    for request in asked:
+        reply = replies[request.key]
+        if not request.logprobs:
+            assert reply.logprobs is None
+            continue
+        assert reply.logprobs is not None
+        assert "".join(piece for piece, _ in reply.logprobs) == reply.text
+        assert len(reply.logprobs) == reply.completion_tokens
+        assert all(logprob <= 0.0 for _, logprob in reply.logprobs)
+        ids = student.tokenizer(reply.text, add_special_tokens=False).input_ids
+        if [student.tokenizer.decode([token]) for token in ids] == [piece for piece, _ in reply.logprobs]:
+            assert sum(p for _, p in reply.logprobs) == pytest.approx(forced(student, request, ids), abs=1e-3)
+            checked += 1  # what is written may be cut into other tokens when it is read
+        assert temperature > 0 or reply.text == expected[request.key]
+    assert checked >= 2
+
+
+def forced(student: LocalModel, request: ChatRequest, ids: list[int]) -> float:
+    """The log-probability of these tokens after the prompt, one softmax a position."""
+    prompt = prompt_ids(student.tokenizer, request.messages)
+    with torch.no_grad():
+        logits = student.model(torch.tensor([prompt + ids])).logits[0]
+    return sum(
+        float(torch.softmax(logits[len(prompt) - 1 + n].double(), -1)[token].log()) for n, token in enumerate(ids)
+    )
+
+
 def test_sampling_is_seeded_by_request_and_not_by_batch(student: LocalModel) -> None:
     def sampled(seed: int, alone: bool) -> str:
         wanted = ChatRequest("x", requests()[0].messages, 6, temperature=1.5, seed=seed)

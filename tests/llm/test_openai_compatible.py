@@ -149,6 +149,60 @@ def test_parameters_that_a_model_refuses_by_name_are_left_out_from_then_on(serve
     assert stub.bodies[-1]["max_completion_tokens"] == 33
 
 
+def with_logprobs(*tokens, text="12 mg"):
+    answer = completion(text)
+    answer["choices"][0]["logprobs"] = {"content": [{"token": said, "logprob": value} for said, value in tokens]}
+    return 200, {}, answer
+
+
+def test_log_probabilities_are_asked_for_and_read(serve):
+    stub = serve(lambda word, nth: with_logprobs(("12", -0.5), (" mg", -0.25), ("<|im_end|>", -0.1)))
+    model = model_of(stub)
+    [asked] = model.complete([request("a", logprobs=True)])
+    assert asked.logprobs == (("12", -0.5), (" mg", -0.25))
+    [other] = model.complete([request("b")])
+    assert other.logprobs is None
+    assert [body.get("logprobs") for body in stub.bodies] == [True, None]
+
+
+@pytest.mark.parametrize(
+    "given", [None, {"content": None}, {"content": []}, {"tokens": ["12"]}, {"content": [{"token": "7", "logprob": 0}]}]
+)
+def test_an_endpoint_that_gives_no_log_probabilities_still_answers(serve, given):
+    answer = completion("12 mg")
+    answer["choices"][0]["logprobs"] = given
+    stub = serve(lambda word, nth: (200, {}, answer))
+    [reply] = model_of(stub).complete([request("a", logprobs=True)])
+    assert (reply.text, reply.error, reply.logprobs) == ("12 mg", None, None)
+    assert len(stub.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, {"message": "'logprobs' is not supported with this model.", "param": "logprobs"}),
+        (403, {"message": "You are not allowed to request logprobs from this model", "code": None}),
+        (422, {"message": "body.logprobs: Extra inputs are not permitted"}),
+        (501, {"message": "logprobs are not implemented"}),
+    ],
+)
+def test_an_endpoint_that_refuses_log_probabilities_is_asked_without_them_from_then_on(serve, status, said):
+    def behave(word, nth):
+        return (status, {}, {"error": said}) if "logprobs" in stub.bodies[-1] else ok(word, nth)
+
+    stub = serve(behave)
+    replies = list(model_of(stub, concurrency=1).complete(request(w, logprobs=True) for w in "abc"))
+    assert sorted((r.text, r.error, r.logprobs) for r in replies) == [(f"about {w}", None, None) for w in "abc"]
+    assert len(stub.bodies) <= 5  # those that were under way learn it by themselves
+
+
+def test_other_refusals_are_not_taken_for_one_of_log_probabilities(serve):
+    stub = serve(lambda word, nth: (403, {}, {"error": {"message": "this key is blocked"}}))
+    with pytest.raises(EndpointError, match="refuses the key"):
+        list(model_of(stub, concurrency=1).complete([request("a", logprobs=True)]))
+    assert len(stub.bodies) == 1
+
+
 def test_the_key_comes_from_the_environment_and_a_placeholder_stands_in_for_none(serve, monkeypatch):
     stub = serve(ok)
     list(model_of(stub).complete([request("a")]))

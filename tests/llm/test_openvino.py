@@ -75,6 +75,34 @@ def test_lengths_are_each_requests_own(student: OpenVinoModel) -> None:
         assert reply.completion_tokens <= allowed
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_log_probabilities_are_those_of_transformers(student: OpenVinoModel, temperature: float) -> None:
+    from raft.models import prompt_ids
+
+    model = LocalModel.load(STUDENT, precision="float32").model
+    asked = [replace(r, temperature=temperature, seed=n, logprobs=n != 1) for n, r in enumerate(requests())]
+    plain = {r.key: r for r in student.complete([replace(request, logprobs=False) for request in asked])}
+    checked = 0
+    for reply in student.complete(asked):
+        assert replace(reply, logprobs=None) == plain[reply.key]  # to be asked changes no answer
+        if reply.key == "doc1":
+            assert reply.logprobs is None
+            continue
+        assert reply.logprobs is not None
+        assert "".join(piece for piece, _ in reply.logprobs) == reply.text
+        assert len(reply.logprobs) == reply.completion_tokens
+        ids = student.tokenizer(reply.text, add_special_tokens=False).input_ids
+        if [student.tokenizer.decode([token]) for token in ids] != [piece for piece, _ in reply.logprobs]:
+            continue  # what is written may be cut into other tokens when it is read
+        prompt = prompt_ids(student.tokenizer, next(r for r in asked if r.key == reply.key).messages)
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double()
+        expected = torch.softmax(logits, -1)[range(len(ids)), ids].log()
+        assert [p for _, p in reply.logprobs] == pytest.approx(expected.tolist(), abs=1e-3)
+        checked += 1
+    assert checked >= 3
+
+
 def finished(stream: Generator[str, None, ChatReply]) -> tuple[list[str], ChatReply]:
     pieces = []
     while True:

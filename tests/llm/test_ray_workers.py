@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip("pyarrow", reason="needs raft-tune[ray]")
 
 def requests(count: int = 5) -> list[ChatRequest]:
     asked = [ChatRequest(f"r{n}", (Message("user", f"Count from {n} on: Grüße"),), 4) for n in range(count)]
+    asked[0] = replace(asked[0], logprobs=True)
     return [*asked, ChatRequest("long", (Message("user", "word " * 3000),), 4)]
 
 
@@ -28,6 +30,7 @@ def test_two_workers_write_the_replies_of_this_process(tiny_folder: Path) -> Non
     assert isinstance(shared, RayModel)
     replies = {reply.key: reply for reply in shared.complete(iter(requests()))}
     assert not ray.is_initialized()  # what was started is stopped
+    assert {reply.key for reply in replies.values() if reply.logprobs} == {"r0"}
     alone = open_chat_model(str(tiny_folder))
     assert shared.name == alone.name
     assert replies == {reply.key: reply for reply in alone.complete(requests())}

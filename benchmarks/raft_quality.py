@@ -14,8 +14,9 @@ again, so that the tables may grow over several runs::
     {"rows": [{"set": "nq", "asked": 100, "variant": "raft", "seed": 0, "learned": 200, "train_seconds": 412.0,
                "system": "raft", "n": 100, "f1": [0.41, 0.33, 0.5], "em": [...], "accuracy": null, ...}]}
 
-Variants, from the same questions: raft (P = 0.8, thought and quotes, 2 to 4 distractors), p100, p60, p40 (P = 1.0, 0.6,
-0.4), no_thought (the bare answer over documents), fixed (3 distractors in every context).
+Variants, from the same questions: raft (P = 0.8, a refusal where the oracle is absent, thought and quotes, 2 to 4
+distractors), refuse60 (the same with P = 0.6), p100, p80, p60, p40 (P = 1.0 and so on, an answer from memory where the
+oracle is absent, as in the paper), no_thought (the bare answer over documents), fixed (3 distractors in every context).
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ from typing import Any
 
 from measure import RESULTS, machine
 
+_MEMORY = 'context.oracle_absent="from_memory"'
 _GENERATE: Mapping[str, tuple[str, ...]] = {
     "raft": (),
     "p100": ("context.oracle_fraction=1.0",),
-    "p60": ("context.oracle_fraction=0.6",),
-    "p40": ("context.oracle_fraction=0.4",),
+    "p80": (_MEMORY, "context.oracle_fraction=0.8"),
+    "p60": (_MEMORY, "context.oracle_fraction=0.6"),
+    "p40": (_MEMORY, "context.oracle_fraction=0.4"),
+    "refuse60": ("context.oracle_fraction=0.6",),
     "no_thought": ('context.reasoning="plain"',),
     "fixed": ("context.distractors=3",),
 }

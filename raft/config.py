@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raft.recipe import Recipe as Recipe
 from raft.recipe import load_recipe as load_recipe
@@ -118,6 +119,15 @@ class ChatModelRecipe(Recipe):
     ray_address: str | None = Field(None, description="address of a Ray cluster; unset: Ray is started here")
 
 
+def shown_address(base_url: str) -> str:
+    """An endpoint's address without the user, password and query that it may carry; "(no address)" for what is none."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        return "(no address)"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 class Searching(Recipe):
     """How a verb looks into its index."""
 
@@ -148,16 +158,25 @@ class ContenderRecipe(Recipe):
     short: bool = Field(False, description="asks over documents for the bare answer, without quotes and reasoning")
     prompt: Path | None = Field(None, description="text file that takes the place of the instruction")
 
-    @model_validator(mode="after")
-    def _settings_go_together(self) -> Self:
-        if self.short and self.documents == "none":
+    # of a field, not of the whole: a mistake repeats what it was given, and the address of a model may hold a password
+    @field_validator("short")
+    @classmethod
+    def _short_has_documents(cls, short: bool, others: ValidationInfo) -> bool:
+        if short and others.data.get("documents") == "none":
             raise ValueError("short asks over documents, and documents is 'none'; leave one of them out")
-        if self.model is not None and self.adapter is not None:
-            if self.model.base_url is not None:
-                raise ValueError(f"adapter {self.adapter} cannot be loaded onto the endpoint {self.model.base_url}")
-            if self.model.adapter is not None:
-                raise ValueError(f"adapter is {self.adapter} and model.adapter {self.model.adapter}; set one of them")
-        return self
+        return short
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_fits_the_model(cls, adapter: Path | None, others: ValidationInfo) -> Path | None:
+        model = others.data.get("model")
+        if model is not None and adapter is not None:
+            if model.base_url is not None:
+                at = shown_address(model.base_url)
+                raise ValueError(f"adapter {adapter} cannot be loaded onto the endpoint {at}")
+            if model.adapter is not None:
+                raise ValueError(f"adapter is {adapter} and model.adapter {model.adapter}; set one of them")
+        return adapter
 
 
 class EvaluateRecipe(Searching):

@@ -53,7 +53,7 @@ PLACEHOLDERS = {
     "quote_begin": QUOTE_BEGIN, "quote_end": QUOTE_END, "answer": ANSWER_MARK, "refusal": REFUSAL,
 }  # fmt: skip
 """What stands in an instruction of one's own for the words that ``parse_answer`` looks for."""
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{([ \t-]*\w[\w \t-]*)\}")  # { answer } and {answer-mark} too: they are meant, and wrong
 
 
 def fill_instruction(template: str, *, documents: bool, short: bool = False) -> str:

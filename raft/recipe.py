@@ -92,7 +92,10 @@ def _mistake(kind: type[Recipe], item: dict[str, Any]) -> str:
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {name!r} ({hint})"
-    return f"{name} = {item['input']!r}: {item['msg']}" if path else str(item["msg"])
+    if not path:
+        return str(item["msg"])
+    given = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"  # a table may hold an address with a key
+    return f"{name}{given}: {item['msg']}"
 
 
 def _known_keys(kind: type[Recipe], path: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from raft.config_generate import GenerateRecipe
 from raft.config_train import TrainRecipe
 from raft.config_tune import TuneRecipe
 from raft.errors import InputError, RecipeError, UsageError
+from raft.llm.endpoint_client import Endpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -36,6 +37,38 @@ def test_every_mistake_is_reported_at_once_with_the_nearest_name(tmp_path: Path)
     ):
         assert part in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('adapter = "x"', "contenders.0.adapter = 'x': Value error, adapter x cannot be loaded onto the endpoint {at}"),
+        ('short = true\ndocuments = "none"', "short asks over documents"),
+    ],
+)
+def test_a_mistake_of_a_contender_does_not_tell_its_password(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "r.toml"
+    address = "https://me:hunter22@host:8443/v1?api-version=9&code=s3cret"
+    path.write_text(f'[[contenders]]\nname = "a"\n{line}\n[contenders.model]\nbase_url = "{address}"\n')
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(config.EvaluateRecipe, path)
+    text = str(caught.value)
+    assert says.format(at="https://host:8443/v1") in text
+    assert not [word for word in ("hunter22", "s3cret", "me:") if word in text]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("https://u:p@w@host/v1/?code=1#top", "https://host/v1/"),
+        ("https://u@[::1]:80/v1", "https://[::1]:80/v1"), ("http://[", "(no address)"), ("", ""),
+    ],
+)  # fmt: skip
+def test_an_address_is_shown_as_the_endpoint_shows_it(address: str, shown: str) -> None:
+    assert config.shown_address(address) == shown
+    if shown != "(no address)":
+        assert Endpoint(address, "NO_KEY", 1.0).shown == shown
 
 
 def test_settings_override_the_file_and_options_override_settings(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,3 +130,18 @@ def test_braces_that_are_no_placeholders_stay() -> None:
     assert fill_instruction(text, documents=True, short=True) == 'Like {"a": 1} or { }: ' + REFUSAL
     with pytest.raises(ValueError, match=r"has \{document\}; expected \{refusal\}"):
         fill_instruction("{refusal} {document}", documents=True, short=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["{ answer }", "{answer-mark}", "{the answer}", "{answer }", "{-answer}", "{\tanswer}"]
+)
+def test_what_looks_like_a_placeholder_is_not_left_as_text(wrong: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"has {wrong}; expected {{refusal}}")):
+        fill_instruction(f"{{refusal}} {wrong}", documents=True, short=True)
+
+
+@pytest.mark.parametrize(
+    "kept", ['{"answer": "12 mg"}', "{}", "{ }", "{-}", "{'a': 1}", "{a: 1}", "{\n  x\n}", '{"a": {"b": []}}']
+)
+def test_braces_as_of_json_stay(kept: str) -> None:
+    assert fill_instruction(f"{{refusal}} {kept}", documents=True, short=True) == f"{REFUSAL} {kept}"

@@ -55,7 +55,6 @@ def evaluate(
     to_json: ToJson = False,
 ) -> None:
     """Compare closed book, few-shot, RAG and RAFT on the same questions and write a report."""
-    from raft.evaluation import compare
     from raft.evaluation import fail_under as gate
     from raft.records import to_row
 
@@ -67,13 +66,7 @@ def evaluate(
     chosen = _with_contenders(chosen, contender or ())
     _check_systems(conditions, chosen)
     folder = chosen.out or default_out("reports", recipe.stem if recipe else "evaluation")
-    with progress_bar("answers") as bar:
-        task = bar.add_task("evaluating", total=None)
-
-        def on_reply(done: int, total: int, system: str) -> None:
-            bar.update(task, total=total, completed=done, description=f"evaluating  {system}")
-
-        report = compare.evaluate(chosen, folder, resume=resume, overwrite=overwrite, on_reply=on_reply)
+    report = _evaluate(chosen, folder, resume, overwrite)
     scored = {scores.system: to_row(scores) for scores in report.systems}
     found = gate.outcomes(conditions, scored, report.settings.get("lead"))
     if to_json:
@@ -82,6 +75,19 @@ def evaluate(
         show_report(report)
         typer.echo(f"report: {folder / 'report.html'}")
     gate.require(found)
+
+
+def _evaluate(recipe: EvaluateRecipe, folder: Path, resume: bool, overwrite: bool) -> Report:
+    """The report, with a bar of the replies while they come."""
+    from raft.evaluation import compare
+
+    with progress_bar("answers") as bar:
+        task = bar.add_task("evaluating", total=None)
+
+        def on_reply(done: int, total: int, system: str) -> None:
+            bar.update(task, total=total, completed=done, description=f"evaluating  {system}")
+
+        return compare.evaluate(recipe, folder, resume=resume, overwrite=overwrite, on_reply=on_reply)
 
 
 def _with_contenders(recipe: EvaluateRecipe, given: Sequence[str]) -> EvaluateRecipe:

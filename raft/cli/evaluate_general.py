@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raft.cli.options import Overwrite, Settings, ToJson, default_out, progress_bar
 from raft.config import load_recipe
 from raft.config_evaluate import EvaluateGeneralRecipe
+
+if TYPE_CHECKING:
+    from raft.evaluation.general import GeneralReport
 
 
 def evaluate_general(
@@ -36,8 +39,7 @@ def evaluate_general(
     to_json: ToJson = False,
 ) -> None:
     """Measure what the tuning cost: general text, multiple choice, everyday chat, tasks of lm-evaluation-harness."""
-    from raft.evaluation import general, general_report
-    from raft.records import to_row
+    from raft.evaluation import general
 
     chosen = load_recipe(
         EvaluateGeneralRecipe, recipe, settings or (),
@@ -54,7 +56,13 @@ def evaluate_general(
             begun.append(side)
 
         report = general.evaluate_general(chosen, folder, overwrite=overwrite, on_side=on_side)
-    page = str(folder / "report.md")
+    _show(report, str(folder / "report.md"), to_json)
+
+
+def _show(report: GeneralReport, page: str, to_json: bool) -> None:
+    from raft.evaluation import general_report
+    from raft.records import to_row
+
     if to_json:
         typer.echo(json.dumps({**to_row(report), "report": page}, ensure_ascii=False))
         return

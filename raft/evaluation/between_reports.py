@@ -6,8 +6,8 @@ Each system of the first report is paired, question by question, with its namesa
                  f1=Interval(0.04, 0.01, 0.07), p=0.012, p_holm=0.024, p_right=0.031, p_right_holm=0.062,
                  minimum_detectable=0.05, gained=("med-017", "med-044"), lost=("med-003",))
 
-``f1`` is the later minus the first. With three reports or more, of one recipe and several seeds say, RunSpread tells
-how far a system's F1 differs from run to run.
+``f1`` is the later minus the first. Of three reports or more that differ in nothing but seeds, and in adapters trained
+with other seeds, RunSpread tells how far a system's F1 differs from run to run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raft import artifacts
 from raft.errors import InputError, UsageError
 from raft.evaluation import statistics
 from raft.evaluation.report import markdown_table
@@ -73,7 +74,8 @@ class SettingChange:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Reports over the same questions. ``titles`` are the names of the systems for people; ``spreads`` is empty for
-    two reports."""
+    two reports, and where they differ in more than seeds and adapters: ``unlike`` names these settings, ``adapters``
+    those that hold another adapter."""
 
     reports: tuple[str, ...]
     question_set: str
@@ -82,6 +84,8 @@ class Comparison:
     settings: tuple[SettingChange, ...]
     changes: tuple[PairedChange, ...]
     spreads: tuple[RunSpread, ...]
+    unlike: tuple[str, ...]
+    adapters: tuple[str, ...]
 
 
 def compare_reports(folders: Sequence[Path], systems: tuple[str, str] | None = None) -> Comparison:
@@ -89,22 +93,37 @@ def compare_reports(folders: Sequence[Path], systems: tuple[str, str] | None = N
     (one of the first report, one of the later). Confidence, resamples and seed are those of the first report.
 
     Raises ArtifactError as ``open_report`` does, InputError when the question sets differ, UsageError when there are
-    fewer than two reports or no system to pair.
+    fewer than two reports, one stands among them twice, or there is no system to pair.
     """
     if len(folders) < 2:
         raise UsageError(f"{len(folders)} report to compare; expected two or more", "Name another report")
     reports = [open_report(folder) for folder in folders]
+    _check_apart(folders)
     first, later = reports[0], reports[1:]
     for other in later:
         _same_questions(first, other)
     pairs = [systems] if systems else [(name, name) for name in first.systems if all(name in r.systems for r in later)]
     _check_pairs(pairs, reports)
+    unlike, adapters = _apart_from_seeds(reports)
     return Comparison(
         reports=tuple(str(folder) for folder in folders), question_set=first.question_set, n=len(first.questions),
         titles={name: row["title"] for report in reversed(reports) for name, row in report.systems.items()},
         settings=tuple(change for other in later for change in _changed_settings(first, other)),
-        changes=tuple(_changes(first, later, pairs)), spreads=tuple(_spreads(reports)) if len(reports) > 2 else (),
+        changes=tuple(_changes(first, later, pairs)),
+        spreads=tuple(_spreads(reports)) if len(reports) > 2 and not unlike else (), unlike=unlike, adapters=adapters,
     )  # fmt: skip
+
+
+def _check_apart(folders: Sequence[Path]) -> None:
+    """A report is no second run of itself: it would make a spread look smaller than it is."""
+    known: dict[str, Path] = {}
+    for folder in folders:
+        fingerprint = artifacts.read_manifest(folder, "report").fingerprint
+        first = known.get(fingerprint)
+        if first is not None:
+            what = f"{folder} is named twice" if first == folder else f"{folder} has the same content as {first}"
+            raise UsageError(f"{what}; expected different reports", "Name each report once")
+        known[fingerprint] = folder
 
 
 def _same_questions(first: SavedReport, other: SavedReport) -> None:
@@ -174,6 +193,34 @@ def _spreads(reports: Sequence[SavedReport]) -> list[RunSpread]:
     return [RunSpread(name, statistics.run_spread(values, confidence=confidence)) for name, values in means.items()]
 
 
+def _apart_from_seeds(reports: Sequence[SavedReport]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """In which settings the reports differ for other reasons than a seed or an adapter; and which adapters differ."""
+    rows = [_without_adapters(report) for report in reports]
+    names = dict.fromkeys(name for row in rows for name in row)
+    unlike = tuple(name for name in names if any(row.get(name) != rows[0].get(name) for row in rows))
+    all_names = dict.fromkeys(name for report in reports for name in report.settings if _is_adapter(name))
+    differ = [n for n in all_names if any(r.settings.get(n) != reports[0].settings.get(n) for r in reports)]
+    return unlike, tuple(differ)
+
+
+def _without_adapters(report: SavedReport) -> dict[str, Any]:
+    """What must be equal in runs that are to differ in their seeds alone: settings and models, without which weights
+    were tuned and where these lie. That an adapter is given at all stays."""
+    row: dict[str, Any] = {name: True if _is_adapter(name) else value for name, value in report.settings.items()}
+    row |= {"seed": None, "shot_ids": None}  # the examples are drawn with the seed
+    row["contenders"] = [
+        {**own, "adapter": own.get("adapter") is not None} for own in report.settings.get("contenders", ())
+    ]
+    for name, scores in report.systems.items():
+        model, plus, _ = str(scores.get("model")).rpartition("+")
+        row[f"model of {name}"] = model if plus and scores.get("tuned") else scores.get("model")
+    return row
+
+
+def _is_adapter(name: str) -> bool:
+    return name.rpartition(".")[2] in ("adapter", "dsf_adapter", "model_adapter")
+
+
 def _changed_settings(first: SavedReport, other: SavedReport) -> list[SettingChange]:
     was, now = (_set_up(report) for report in (first, other))
     names = [*was, *(name for name in now if name not in was)]
@@ -197,9 +244,24 @@ def to_markdown(found: Comparison) -> str:
         "\n".join(line for change in found.changes for line in _flipped(found, change)),
     ]
     if found.spreads:
-        parts.append(f"F1 over {len(found.reports)} reports:\n\n" + markdown_table(*spreads_table(found)))
+        parts.append(_spread_title(found) + "\n\n" + markdown_table(*spreads_table(found)))
+    elif len(found.reports) > 2:
+        parts.append(
+            f"No spread over these {len(found.reports)} reports: they differ in more than seeds "
+            f"({', '.join(found.unlike)})."
+        )
     parts += [_told_settings(found, report) for report in found.reports[1:]]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _spread_title(found: Comparison) -> str:
+    title = f"F1 over {len(found.reports)} reports that differ in nothing but seeds"
+    if not found.adapters:
+        return f"{title}: their other settings are equal."
+    return (
+        f"{title} and {', '.join(found.adapters)}: their other settings are equal. That these adapters were trained "
+        "alike but for their seed is not checked here; the spread holds where it is so."
+    )
 
 
 def changes_table(found: Comparison) -> tuple[list[str], list[list[str]]]:

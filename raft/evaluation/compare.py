@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from raft import artifacts, qa
-from raft.config import ChatModelRecipe, EvaluateRecipe
+from raft.config import ChatModelRecipe, EvaluateRecipe, shown_address
 from raft.errors import ModelError, UsageError
 from raft.evaluation import report as reporting
 from raft.evaluation.confidence import confidence
 from raft.evaluation.constant import Always
 from raft.evaluation.measures import Measures, open_measures, without_confidence
 from raft.evaluation.plan import Plan as Plan
+from raft.evaluation.plan import inputs_of_base
 from raft.evaluation.plan import plan_comparison as plan_comparison
-from raft.evaluation.plan import weights_of as weights_of
 from raft.evaluation.report import Report
 from raft.evaluation.scoring import Result, Sampling, score_reply
 from raft.evaluation.systems import System, Weights, sources_of
@@ -67,7 +67,7 @@ def evaluate(
     open_model = model_openers(recipe, base, tuned, dsf)
     plan = plan_comparison(recipe, tuple(open_model))
     if base is None:
-        plan = replace(plan, inputs={**plan.inputs, **weights_of(recipe.model)})
+        plan = replace(plan, inputs={**plan.inputs, **inputs_of_base(recipe, plan.systems)})
     if plan.constant is not None:
         open_model["constant"] = partial(Always, plan.constant)
     settings, measures = settings_of(recipe), open_measures(recipe)
@@ -109,7 +109,7 @@ def model_openers(
             continue
         if adapter is not None and model.base_url is not None:
             raise UsageError(
-                f"adapter {adapter} cannot be loaded onto the endpoint {model.base_url}",
+                f"adapter {adapter} cannot be loaded onto the endpoint {shown_address(model.base_url)}",
                 "Leave base_url out to run the model here, with the adapter",
             )
         openers[weights] = partial(_open, model, adapter)
@@ -165,7 +165,7 @@ def collect_replies(
 def _kept_rows(found: Sequence[Row], plan: Plan, to_request: ToRequest) -> dict[tuple[str, str], Row]:
     """The rows without an error that answer what is asked now; how many answer something else is told."""
     asked = {
-        (system.name, ask.key): digest_of(to_request(system, ask))
+        (system.name, ask.key): digest_of(system, to_request(system, ask))
         for system in plan.systems
         for ask in plan.asks(system)
     }
@@ -177,10 +177,11 @@ def _kept_rows(found: Sequence[Row], plan: Plan, to_request: ToRequest) -> dict[
     return {(row["system"], row["question_id"]): row for row in kept}
 
 
-def digest_of(request: ChatRequest) -> str:
-    """What tells a request from another: hash of its messages and of how they are answered."""
+def digest_of(system: System, request: ChatRequest) -> str:
+    """What tells a request from another: hash of who is asked, of its messages and of how they are answered."""
     said = [(message.role, message.content) for message in request.messages]
-    return artifacts.digest([said, request.max_tokens, request.temperature, request.seed, request.logprobs])[:16]
+    how = [request.max_tokens, request.temperature, request.seed, request.logprobs]
+    return artifacts.digest([system.name, said, *how])[:16]
 
 
 def _ask_model(
@@ -200,7 +201,7 @@ def _ask_system(model: ChatModel, system: System, requests: Sequence[ChatRequest
 
     Raises ModelError when the model answers what was not asked, or leaves a request without a reply.
     """
-    asked = {request.key: digest_of(request) for request in requests}
+    asked = {request.key: digest_of(system, request) for request in requests}
     missing = set(asked)
     before = time.monotonic()
     for reply in model.complete(requests):

@@ -19,7 +19,8 @@ from raft.qa import read_answer
 
 def confidence(text: str, logprobs: TokenLogprobs | None, short: bool = False) -> float | None:
     """From 0 to 1: exp of the mean log-probability of the tokens that overlap the final answer of a reply, None where
-    there are none. ``logprobs`` are pieces that join to the text; ``short`` is as for ``qa.read_answer``.
+    there are none, or one is no number. ``logprobs`` are pieces that join to the text; ``short`` is as for
+    ``qa.read_answer``.
 
     The length-normalized likelihood of a sequence (Murray & Chiang 2018, arXiv 1808.10006, section 3; Malinin & Gales
     2021, arXiv 2002.07650, section 3): without the mean, long answers would count as unsure for their length.
@@ -32,7 +33,9 @@ def confidence(text: str, logprobs: TokenLogprobs | None, short: bool = False) -
         if at < end and at + len(piece) > begin:
             inside.append(logprob)
         at += len(piece)
-    return math.exp(min(0.0, math.fsum(inside) / len(inside))) if inside else None
+    if not inside or not all(map(math.isfinite, inside)):
+        return None
+    return math.exp(min(0.0, math.fsum(inside) / len(inside)))
 
 
 def answer_span(text: str, short: bool = False) -> tuple[int, int]:

@@ -28,6 +28,7 @@ METRICS = (
 GRAMMAR = "[SYSTEM.METRIC=]SYSTEM.METRIC[+NUMBER|-NUMBER] or SYSTEM.METRIC=NUMBER"
 _SLACK = 1e-9  # 0.1 + 0.2 is not above 0.3
 _NAME, _NUMBER = r"[a-z][a-z0-9_]*", r"(?:\d+(?:\.\d+)?|\.\d+)"
+_AROUND = re.compile(r"\s*([=+-])\s*")
 _FIGURE = re.compile(rf"({_NAME})\.({_NAME})")
 _BOUND = re.compile(rf"(?P<figure>{_NAME}\.{_NAME})(?P<shift>[+-]{_NUMBER})?|(?P<number>-?{_NUMBER})")
 
@@ -69,7 +70,7 @@ def parse_conditions(texts: Sequence[str]) -> list[Condition]:
 
 
 def _parse(text: str) -> Condition:
-    given, equals, rest = "".join(text.split()).rpartition("=")
+    given, equals, rest = _AROUND.sub(r"\1", text.strip()).rpartition("=")  # other spaces are no part of a condition
     left = _FIGURE.fullmatch(given)
     bound = _BOUND.fullmatch(rest)
     if bound is None or (equals and left is None) or (not equals and bound["figure"] is None):
@@ -108,16 +109,37 @@ def _outcome(condition: Condition, systems: Mapping[str, Mapping[str, Any]], lea
     found, least = _value(condition.left, systems, lead), condition.shift
     left = f"{condition.left.system or lead}.{condition.left.metric}"
     needed: float | None = least
-    wanted = f"{least:.4g}"
+    name = shift = ""
     if condition.right is not None:
         base = _value(condition.right, systems, lead)
         needed = None if base is None else base + least
         name = f"{condition.right.system}.{condition.right.metric}"
         shift = f" {'+' if least > 0 else '-'} {abs(least):.4g}" if least else ""
-        wanted = f"{name}{shift}" + (f" = {needed:.4f}" if needed is not None else f", and {name} has no value")
     met = found is not None and needed is not None and found >= needed - _SLACK
-    has = f"{left} is {found:.4f}" if found is not None else f"{left} has no value"
+    digits = _digits(found, needed)
+    if needed is None:
+        wanted = f"{name}{shift}, and {name} has no value"
+    elif condition.right is None:
+        wanted = f"{least:.{max(4, digits)}g}"
+    else:
+        wanted = f"{name}{shift} = {needed:.{digits}f}{_over(condition.right, systems)}"
+    over = _over(condition.left, systems, lead)
+    has = f"{left} is {found:.{digits}f}{over}" if found is not None else f"{left} has no value"
     return Outcome(condition.text, met, found, needed, f"{has}; expected at least {wanted}")
+
+
+def _digits(found: float | None, needed: float | None) -> int:
+    """How many decimals are shown: four, or more where two figures that differ would else look equal."""
+    if found is None or needed is None or abs(found - needed) <= _SLACK:
+        return 4
+    return next((n for n in (4, 6, 9) if f"{found:.{n}f}" != f"{needed:.{n}f}"), 9)
+
+
+def _over(figure: Figure, systems: Mapping[str, Mapping[str, Any]], lead: str | None = None) -> str:
+    """Over how many questions, or quotes, a figure is, where those are not all questions."""
+    row = systems.get(figure.system or lead or "", {})
+    count = (row.get("counts") or {}).get(figure.metric)
+    return "" if count is None or count == row.get("n") else f" (n = {count})"
 
 
 def _value(figure: Figure, systems: Mapping[str, Mapping[str, Any]], lead: str | None) -> float | None:

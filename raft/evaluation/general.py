@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -33,12 +34,17 @@ from raft.evaluation.statistics import Interval, bootstrap_interval, mcnemar_p
 from raft.llm.chat import ChatReply, ChatRequest
 from raft.llm.local import LocalModel, Weights, find_weights, load_weights, soft_prefix
 from raft.models import load_language_model, load_tokenizer, model_fingerprint
-from raft.prompts import Message, is_refusal, neutralize
+from raft.prompts import Message, is_refusal, neutralize, parse_answer
 from raft.recipe import require
 from raft.rows import read_rows
 from raft.training import probe
 
 CHAT = Path(__file__).with_name("general_chat.jsonl")
+_MOST_NATS = 700.0  # a token, as in training/probe.py; exp of more would overflow
+_SORRY = re.compile(r"\A(?:(?:i am |i'm )?(?:very |so )?sorry|unfortunately)\b[\s,.!:;-]*(?:but\b)?\s*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
+_SAYS_MORE = re.compile(r"[,;:]|\b(?:but|however|(?:al)?though|if)\b", re.IGNORECASE)
+_SHOWN = {"tasks", "limit", "batch_size", "max_new_tokens", "seed", "resamples", "confidence"}
 Which = Literal["base", "tuned"]
 OnSide = Callable[[str], None]
 
@@ -78,8 +84,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Shares of the replies in which a marker of RAFT's answers stands (``leaked``), or which are nothing but a refusal
-    (``declined``)."""
+    """Shares of the replies in which a marker of RAFT's answers stands (``leaked``), or whose answer begins with a
+    refusal as RAFT's answers word it (``declined``)."""
 
     n: int
     base_leaked: Interval
@@ -153,7 +159,8 @@ def evaluate_general(
             asked[side.which] = _ask_side(side, recipe, tasks)
             del side
             gc.collect()  # a model in reference cycles must be gone before the next one is loaded
-        report = _report(out.name, recipe, model, weights.name, settings, asked)
+        shown = {**recipe.model_dump(mode="json", include=_SHOWN), "inputs": inputs}
+        report = _report(out.name, recipe, model, weights.name, shown, asked)
         general_report.write(report, draft.folder)
         draft.facts = {"verdict": general_report.verdict(report)}
     return report
@@ -220,6 +227,7 @@ def sides(weights: Weights) -> Iterator[Side]:
 
 def _ask_side(side: Side, recipe: EvaluateGeneralRecipe, tasks: LoadedTasks | None) -> Asked:
     probed = probe.ask(side.probed, side.tokenizer)
+    check_finite(side.which, probed)  # before hours of tasks
     replies = _chat(side, recipe.max_new_tokens, recipe.seed)
     how: Any = {"limit": recipe.limit, "batch_size": recipe.batch_size, "seed": recipe.seed}
     return Asked(probed, replies, score_tasks(side.chats, side.tokenizer, tasks, **how) if tasks else {})
@@ -265,15 +273,31 @@ def compare_perplexity(
     base: probe.Probed, tuned: probe.Probed, *, confidence: float, resamples: int, seed: int
 ) -> Perplexity:
     """The ratio is exp of the mean difference of the tokens' negative log-likelihoods; its interval resamples whole
-    paragraphs (``bootstrap_interval``)."""
+    paragraphs (``bootstrap_interval``). Raises ModelError as ``check_finite`` does."""
+    check_finite("base", base)
+    check_finite("tuned", tuned)
     losses, texts = [], []
     for number, (before, after) in enumerate(zip(base.texts, tuned.texts, strict=True)):
         losses += [one - other for one, other in zip(before, after, strict=True)]
         texts += [str(number)] * len(before)
     found = bootstrap_interval(losses, texts, confidence=confidence, resamples=resamples, seed=seed)
-    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
-    ratio = Interval(math.exp(found.mean), low, high)
+    low, high = (None if end is None else _exp(end) for end in (found.low, found.high))
+    ratio = Interval(_exp(found.mean), low, high)
     return Perplexity(len(base.texts), probe.perplexity(base), probe.perplexity(tuned), ratio)
+
+
+def check_finite(which: Which, probed: probe.Probed) -> None:
+    """Raises ModelError for a model that gives a token a log-likelihood that is no finite number."""
+    wrong = next((value for text in probed.texts for value in text if not math.isfinite(value)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"the {which} model gives a token of general text the log-likelihood {wrong}; expected a finite number",
+            "Its weights are damaged, or its training diverged: train again, with a lower optim.lr",
+        )
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, _MOST_NATS))
 
 
 def compare_choices(base: Sequence[bool], tuned: Sequence[bool], confidence: float) -> Choices:
@@ -291,8 +315,8 @@ def compare_chat(replies: Sequence[Reply], confidence: float) -> Chat:
         n=len(replies),
         base_leaked=share_interval([leaks(text) for text in base], confidence),
         tuned_leaked=share_interval([leaks(text) for text in tuned], confidence),
-        base_declined=share_interval([is_refusal(text) for text in base], confidence),
-        tuned_declined=share_interval([is_refusal(text) for text in tuned], confidence),
+        base_declined=share_interval([declines(text) for text in base], confidence),
+        tuned_declined=share_interval([declines(text) for text in tuned], confidence),
         replies=tuple(replies),
     )  # fmt: skip
 
@@ -300,6 +324,15 @@ def compare_chat(replies: Sequence[Reply], confidence: float) -> Chat:
 def leaks(text: str) -> bool:
     """Whether a marker of RAFT's answers (prompts.py) stands in the text."""
     return neutralize(text) != text
+
+
+def declines(text: str) -> bool:
+    """Whether the answer (after RAFT's marker, where there is one) begins with a sentence that refuses (``is_refusal``)
+    and, but for an apology, says nothing more: neither "I do not know him, but he wrote ..." nor a refusal further on
+    counts, nor an empty reply."""
+    answer = _SORRY.sub("", parse_answer(text).final.strip())
+    first = _SENTENCE_END.split(answer, maxsplit=1)[0]
+    return bool(first.strip()) and is_refusal(first) and not _SAYS_MORE.search(first)
 
 
 def share_interval(holds: Sequence[bool], confidence: float) -> Interval:

@@ -58,7 +58,7 @@ def _chat(report: GeneralReport) -> str:
     declined = [round(each.mean * found.n) for each in (found.tuned_declined, found.base_declined)]
     return (
         f"Everyday questions: the form of RAFT's answers in {tuned} of {found.n} replies of the tuned model, in {base} "
-        f"of the base's; nothing but a refusal in {declined[0]} and {declined[1]}."
+        f"of the base's; an answer that begins with a refusal in {declined[0]} and {declined[1]}."
     )
 
 
@@ -68,7 +68,7 @@ def to_markdown(report: GeneralReport) -> str:
     shares = {
         f"right choices of {report.choices.n}": (report.choices.base, report.choices.tuned),
         f"replies of {chat.n} in RAFT's form": (chat.base_leaked, chat.tuned_leaked),
-        f"replies of {chat.n} that only refuse": (chat.base_declined, chat.tuned_declined),
+        f"replies of {chat.n} that begin with a refusal": (chat.base_declined, chat.tuned_declined),
     }
     rows = [["perplexity", f"{report.perplexity.base:.4g}", f"{report.perplexity.tuned:.4g}"]]
     rows += [[name, _interval(base), _interval(tuned)] for name, (base, tuned) in shares.items()]
@@ -110,7 +110,13 @@ def _plus_minus(value: float, error: float | None) -> str:
 
 
 def _interval(found: Interval) -> str:
-    return f"{found.mean:.3f}" + ("" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]")
+    low_high = "" if found.low is None or found.high is None else f" [{_figure(found.low)}, {_figure(found.high)}]"
+    return _figure(found.mean) + low_high
+
+
+def _figure(value: float) -> str:
+    """Three decimals; a ratio of perplexities may be of any size."""
+    return f"{value:.3f}" if value < 1000 else f"{value:.4g}"
 
 
 def _line(text: str) -> str:

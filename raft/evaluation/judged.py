@@ -7,8 +7,9 @@ People have judged some answers before; one row of ``labels``::
 
 ``faithful`` (it follows from the documents) or ``correct`` (it says what the reference says) may be missing, each with
 what it is judged by. First the judge answers these rows. Cohen's kappa and the share on which it agrees with people
-stand beside each of its figures; with fewer than 100 rows of a metric none is shown, and no answer of the report is put
-to it. Judges have a bent for answers like their own (Zheng et al. 2023, arXiv 2306.05685, section 3.3).
+stand beside each of its figures, and a warning where kappa is not shown to be above 0; with fewer than 100 rows of a
+metric there are no figures, and no answer of the report is put to it. Judges have a bent for answers like their own
+(Zheng et al. 2023, arXiv 2306.05685, section 3.3).
 
 A verdict that fails or cannot be read counts against the answer, and against the agreement; all such are counted. Each
 is journalled as it comes::
@@ -22,14 +23,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from raft import artifacts
-from raft.config import ChatModelRecipe
+from raft.config import ChatModelRecipe, shown_address
 from raft.config_evaluate import EvaluateJudgeRecipe
 from raft.dataset.judge import parse_holds
 from raft.errors import InputError, ModelError
+from raft.evaluation.agreement import cohen_kappa, kappa_interval
 from raft.evaluation.statistics import Interval, bootstrap_interval
 from raft.llm.chat import ChatModel, ChatRequest
 from raft.prompts import Message, neutralize
@@ -58,6 +61,12 @@ _ASKED: Mapping[Metric, str] = {
     "correctness": "Does the answer say what one of the reference answers says, with the same numbers and names?",
 }
 _HEAD: Mapping[Metric, str] = {"faithfulness": "Document", "correctness": "Reference answer"}
+NO_BETTER_THAN_CHANCE = "not shown to agree with people better than chance does: do not rely on it"
+_SHOWN: Any = {
+    "seed": True, "max_new_tokens": True, "resamples": True, "confidence": True,
+    "model": {"model", "base_url", "temperature", "engine"},
+}  # fmt: skip
+OpenModel = Callable[[], ChatModel]
 OnReply = Callable[[int, int, str], None]
 
 
@@ -85,15 +94,20 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the judge with people on ``n`` labelled answers. ``kappa`` is None where it is not defined (all say the same).
-    ``withheld`` says why the metric's scores are not shown; None when they are."""
+    """Of the judge with people on ``n`` labelled answers. ``kappa`` is None where it is not defined (all say the same);
+    ``kappa_low`` and ``kappa_high`` are its interval over questions, None where a single question allows none.
+    ``withheld`` says why the metric's scores are not shown; None when they are. ``doubt`` says why scores that are
+    shown tell nothing: the interval is not above 0, or there is none."""
 
     metric: Metric
     n: int
     failures: int
     agree: float | None
     kappa: float | None
+    kappa_low: float | None
+    kappa_high: float | None
     withheld: str | None
+    doubt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +139,11 @@ def judge_report(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    open_model: Callable[[], ChatModel] | None = None,
+    open_model: OpenModel | None = None,
     on_reply: OnReply = lambda done, total, what: None,
 ) -> JudgedReport:
     """Write the artefact ``out`` of kind "judged" (report.json, report.md, judgements.jsonl) and return its content.
-    ``open_model`` opens the judge; when None, the recipe's model is opened.
+    ``open_model`` opens the judge once there is something to ask; when None, the recipe's model is opened.
 
     Raises UsageError, InputError or ArtifactError before any model is opened when report or labels cannot be used;
     ModelError when more than half of the judge's replies failed.
@@ -142,24 +156,31 @@ def judge_report(
     inputs = {"report": artifacts.open_artifact(path, "report").fingerprint, "labels": artifacts.hash_path(labels)}
     report = json.loads((path / "report.json").read_text(encoding="utf-8"))
     people = read_labels(labels)
-    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}
-    settings = recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast})
-    with artifacts.writing(out, "judged", settings, inputs, overwrite=overwrite, resume=resume) as draft:
-        model = open_model() if open_model else _open(recipe.model)
-        judge = Judge(model, draft.folder / JOURNAL, recipe, on_reply)
-        try:
-            agreement = _check_judge(judge, people)
+    with artifacts.writing(out, "judged", _settings_of(recipe), inputs, overwrite=overwrite, resume=resume) as draft:
+        with Judge(open_model or partial(_open, recipe.model), draft.folder / JOURNAL, recipe, on_reply) as judge:
+            agreement = _check_judge(judge, people, recipe)
             shown = [each.metric for each in agreement if each.withheld is None]
             asked = [answer for metric in shown for answer in answers_of(report, metric)]
             said = judge.ask([answer.item for answer in asked if answer.item is not None], "answers")
-        finally:
-            judge.close()
-        scores = _scores(report, asked, said, recipe)
-        notes = _notes(report, model.name)
-        found = JudgedReport(out.name, model.name, settings, agreement, scores, notes)
+        scores, notes = _scores(report, asked, said, recipe), _notes(report, judge.name)
+        settings = {**_without_secrets(recipe.model_dump(mode="json", include=_SHOWN)), "inputs": inputs}
+        found = JudgedReport(out.name, judge.name, settings, agreement, scores, notes)
         judged_report.write(found, draft.folder)
-        draft.facts = {"judge": model.name, "shown": shown}
+        draft.facts = {"judge": judge.name, "shown": shown}
     return found
+
+
+def _settings_of(recipe: EvaluateJudgeRecipe) -> dict[str, Any]:
+    """What verdicts depend on; how fast they come may change between runs."""
+    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}
+    return _without_secrets(recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast}))
+
+
+def _without_secrets(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the judge's address as it may be shown."""
+    address = settings["model"]["base_url"]
+    shown = None if address is None else shown_address(address)
+    return {**settings, "model": {**settings["model"], "base_url": shown}}
 
 
 def _open(model: ChatModelRecipe) -> ChatModel:
@@ -172,20 +193,25 @@ def _open(model: ChatModelRecipe) -> ChatModel:
 
 
 class Judge:
-    """Asks for verdicts, each once: what the journal holds is not asked again, unless it failed."""
+    """Asks for verdicts, each once: what the journal holds is not asked again, unless it failed. The model is opened
+    when verdicts are wanted, never for none."""
 
-    def __init__(self, model: ChatModel, path: Path, recipe: EvaluateJudgeRecipe, on_reply: OnReply) -> None:
-        self._model, self._recipe, self._on_reply = model, recipe, on_reply
+    def __init__(self, open_model: OpenModel, path: Path, recipe: EvaluateJudgeRecipe, on_reply: OnReply) -> None:
+        self._open, self._recipe, self._on_reply = open_model, recipe, on_reply
         self._journal = Journal(path)
+        self._model: ChatModel | None = None
         rows = (row for row in self._journal.rows if row["error"] is None)
         self._said = {row["key"]: Judgement(row["holds"], None) for row in rows}
 
     def ask(self, items: Iterable[Item], what: str) -> Mapping[str, Judgement]:
         """Key -> Judgement of all items. Raises ModelError when a reply is missing, or more than half failed."""
         wanted = {item.key: item for item in items}
-        missing = [request_of(item, self._recipe) for key, item in wanted.items() if key not in self._said]
+        if not wanted:
+            return {}
+        model = self._model = self._model or self._open()
+        missing = [key for key in wanted if key not in self._said]
         done = len(wanted) - len(missing)
-        for reply in self._model.complete(missing):
+        for reply in model.complete(request_of(wanted[key], self._recipe) for key in missing):  # none is kept
             judgement = Judgement(None if reply.error else parse_holds(reply.text, "verdict"), reply.error)
             self._journal.append({"key": reply.key, "holds": judgement.holds, "error": reply.error, "text": reply.text})
             self._said[reply.key] = judgement
@@ -193,7 +219,7 @@ class Judge:
             self._on_reply(done, len(wanted), what)
         lost = [key for key in wanted if key not in self._said]
         if lost:
-            raise ModelError(f"{self._model.name} left {len(lost)} of {len(wanted)} {what} without a verdict")
+            raise ModelError(f"{model.name} left {len(lost)} of {len(wanted)} {what} without a verdict")
         found = {key: self._said[key] for key in wanted}
         failed = [each.error for each in found.values() if each.error is not None]
         if 2 * len(failed) > len(found):
@@ -203,7 +229,15 @@ class Judge:
             )
         return found
 
-    def close(self) -> None:
+    @property
+    def name(self) -> str:
+        """Of the model; as the recipe has it while none is opened."""
+        return self._recipe.model.model if self._model is None else self._model.name
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._journal.close()
 
 
@@ -253,7 +287,9 @@ def _labelled(row: Mapping[str, Any], metric: Metric, where: str) -> tuple[Item,
     return Item(metric, row["question"], row["answer"], tuple(texts)), row[label]
 
 
-def _check_judge(judge: Judge, people: Sequence[tuple[Item, bool]]) -> tuple[Agreement, ...]:
+def _check_judge(
+    judge: Judge, people: Sequence[tuple[Item, bool]], recipe: EvaluateJudgeRecipe
+) -> tuple[Agreement, ...]:
     """Of each metric with enough labels, how far the judge agrees with them."""
     counts = Counter(item.metric for item, _ in people)
     enough = [metric for metric in METRICS if counts[metric] >= FEWEST_LABELS]
@@ -262,34 +298,29 @@ def _check_judge(judge: Judge, people: Sequence[tuple[Item, bool]]) -> tuple[Agr
     for metric in METRICS:
         if metric not in enough:
             why = f"it takes {FEWEST_LABELS} labelled answers to know the judge's worth, and there are {counts[metric]}"
-            found.append(Agreement(metric, counts[metric], 0, None, None, why))
+            found.append(Agreement(metric, counts[metric], 0, None, None, None, None, why, None))
             continue
-        pairs = [(said[item.key].holds, holds) for item, holds in people if item.metric == metric]
-        found.append(_agreement(metric, pairs))
+        labelled = [(item, holds) for item, holds in people if item.metric == metric]
+        found.append(_agreement(metric, labelled, [said[item.key].holds for item, _ in labelled], recipe))
     return tuple(found)
 
 
-def _agreement(metric: Metric, pairs: Sequence[tuple[bool | None, bool]]) -> Agreement:
-    judged, people = [judge for judge, _ in pairs], [human for _, human in pairs]
-    agree = sum(judge is human for judge, human in pairs) / len(pairs)
-    kappa = cohen_kappa(judged, people)
-    why = None
+def _agreement(
+    metric: Metric, labelled: Sequence[tuple[Item, bool]], judged: Sequence[bool | None], recipe: EvaluateJudgeRecipe
+) -> Agreement:
+    """Answers to one question are not independent: kappa's interval is over questions."""
+    people, questions = [holds for _, holds in labelled], [item.question for item, _ in labelled]
+    n, how = len(people), {"resamples": recipe.resamples, "seed": recipe.seed}
+    interval = kappa_interval(judged, people, questions, confidence=recipe.confidence, **how)
+    low, high = interval or (None, None)
+    why = doubt = None
     if len(set(people)) == 1:
         why = "people gave all labelled answers the same label, which tells nothing of the judge"
-    return Agreement(metric, len(pairs), judged.count(None), agree, kappa, why)
-
-
-def cohen_kappa(first: Sequence[object], second: Sequence[object]) -> float | None:
-    """Agreement beyond chance, (p_o - p_e) / (1 - p_e) (Cohen 1960), from -1 to 1; None where both say one and the same
-    throughout. A missing verdict is a category of its own, which agrees with nobody. Raises ValueError on unequal
-    lengths, or of nothing."""
-    pairs = list(zip(first, second, strict=True))
-    if not pairs:
-        raise ValueError("kappa of no pairs")
-    left, right = Counter(first), Counter(second)
-    chance = sum(count * right[value] for value, count in left.items()) / len(pairs) ** 2
-    observed = sum(a == b for a, b in pairs) / len(pairs)
-    return None if chance == 1.0 else (observed - chance) / (1 - chance)
+    elif low is None or low <= 0:
+        doubt = NO_BETTER_THAN_CHANCE
+    agree = sum(judge is human for judge, human in zip(judged, people, strict=True)) / n
+    kappa = cohen_kappa(judged, people)
+    return Agreement(metric, n, list(judged).count(None), agree, kappa, low, high, why, doubt)
 
 
 # --- the report's answers --------------------------------------------------------------------------------------------

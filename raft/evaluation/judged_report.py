@@ -22,6 +22,7 @@ def to_markdown(report: JudgedReport) -> str:
     parts = [f"# {report.name}", f"Judged by {report.judge}; intervals at {report.settings['confidence']:.0%}."]
     header = ["system", "metric", "share", "n", "no verdict", "agrees with people"]
     parts += [markdown_table(header, rows)] if rows else []
+    parts += [f"{each.metric}: {each.doubt}." for each in report.agreement if each.doubt]
     parts += [f"{each.metric}: no figures, for {each.withheld}." for each in report.agreement if each.withheld]
     parts += [f"Note: {note}." for note in report.notes]
     return "\n\n".join(parts) + "\n"
@@ -34,12 +35,14 @@ def _row(score: JudgedScore, agreement: Agreement) -> list[str]:
 
 
 def agreement_line(found: Agreement) -> str:
-    """``κ = 0.71, 0.87 of 120, 2 without verdict``."""
+    """``κ = 0.71 [0.58, 0.83], 0.87 of 120, 2 without verdict``, and the doubt where there is one."""
     if found.agree is None:
         return _DASH
     kappa = _DASH if found.kappa is None else f"{found.kappa:.2f}"
+    low_high = "" if found.kappa_low is None else f" [{found.kappa_low:.2f}, {found.kappa_high:.2f}]"
     failures = f", {found.failures} without verdict" if found.failures else ""
-    return f"κ = {kappa}, {found.agree:.2f} of {found.n}{failures}"
+    doubt = f"; {found.doubt}" if found.doubt else ""
+    return f"κ = {kappa}{low_high}, {found.agree:.2f} of {found.n}{failures}{doubt}"
 
 
 def write(report: JudgedReport, folder: Path) -> None:

@@ -127,10 +127,17 @@ def critical_f1(prediction: str, references: Sequence[str]) -> float | None:
 
     No published formula; the F1 over facts that token F1 is over words. Numbers are read as for ``numeric_match``, here
     in both directions: "12 mg twice, for 5 days" has a fact too many beside "12 mg", "12" another one, "not 12 mg" too.
+    A reference without facts ("the usual toll", beside 23 crowns) counts as ``contains_answer`` does. Raises ValueError
+    when every reference is empty.
     """
+    stated = [(reference, _critical(reference)) for reference in _stated(references)]
+    if not any(facts for _, facts in stated):
+        return None
     there = _critical(prediction)
-    stated = [facts for reference in _stated(references) if (facts := _critical(reference))]
-    return max((2 * len(facts & there) / (len(facts) + len(there)) for facts in stated), default=None)
+    return max(
+        2 * len(facts & there) / (len(facts) + len(there)) if facts else contains_answer(prediction, [reference])
+        for reference, facts in stated
+    )
 
 
 def _critical(text: str) -> set[tuple[str, str]]:
@@ -155,12 +162,17 @@ def read_label(prediction: str, labels: Sequence[str]) -> str | None:
 
     Every system is read in this same way, so that a chatty answer loses nothing to a terse one.
     """
-    words = normalize_answer(prediction).split()
-    for label in sorted(labels, key=lambda label: -len(normalize_answer(label).split())):
-        wanted = normalize_answer(label).split()
-        if words[: len(wanted)] == wanted:
+    for label in sorted(labels, key=lambda label: -len(label_words(label))):
+        wanted = label_words(label)
+        said = normalize_answer(prediction).split() if normalize_answer(label) else words(prediction)
+        if wanted and said[: len(wanted)] == wanted:
             return label
     return None
+
+
+def label_words(text: str) -> list[str]:
+    """The words by which labels are compared: without articles, but for a label that is one ("A", of A to D)."""
+    return normalize_answer(text).split() or words(text)
 
 
 def accuracy(gold: Sequence[str], predicted: Sequence[str | None]) -> float | None:

@@ -20,7 +20,8 @@ from raft.evaluation import cases as asking
 from raft.evaluation.cases import Case, Searchable
 from raft.evaluation.constant import commonest_answer
 from raft.evaluation.replies import gold_label
-from raft.evaluation.systems import SYSTEMS, System, Weights, choose_systems, contenders_of, find_lead, sources_of
+from raft.evaluation.systems import OPTIONS, System, Weights, choose_systems, contenders_of, find_lead, used_sources
+from raft.llm.local import run_of
 from raft.prompts import Shot, parse_answer
 from raft.records import QaItem, question_key
 
@@ -65,15 +66,15 @@ def plan_comparison(recipe: EvaluateRecipe, given: Sequence[Weights]) -> Plan:
     contenders = contenders_of(recipe)
     systems, notes = choose_systems(recipe.systems, given, contenders)
     lead = find_lead(recipe.lead, systems, contenders)
-    inputs = {"questions": artifacts.hash_path(questions_path), **_inputs_of_models(recipe)}
+    inputs = {"questions": artifacts.hash_path(questions_path), **_inputs_of_models(recipe, systems)}
     items = list(read_questions(questions_path))
-    chosen, left_out = _choose_questions(recipe, items, index_path)
+    chosen, seen_notes = _choose_questions(recipe, systems, items, index_path)
     constant = None
     if any(system.weights == "constant" for system in systems):
         constant = commonest_answer(items, chosen, recipe.answer_labels)
     index = open_index(index_path, labels=recipe.labels, reranker=recipe.reranker)
     inputs["index"] = artifacts.read_manifest(index_path, "index").fingerprint
-    notes += [*left_out, *repeated_notes(chosen), *domain_notes(recipe, systems, index)]
+    notes += [*seen_notes, *repeated_notes(chosen), *domain_notes(recipe, systems, index)]
     for note in notes:
         print(f"raft: {note}", file=sys.stderr)
     shots, shot_ids = _choose_shots(recipe, systems, items, chosen, index)
@@ -81,9 +82,10 @@ def plan_comparison(recipe: EvaluateRecipe, given: Sequence[Weights]) -> Plan:
     return Plan(tuple(systems), tuple(cases), shots, shot_ids, inputs, tuple(notes), lead, constant)
 
 
-def _inputs_of_models(recipe: EvaluateRecipe) -> dict[str, str]:
+def _inputs_of_models(recipe: EvaluateRecipe, systems: Sequence[System]) -> dict[str, str]:
     """What tells adapters, prompts and the contenders' own models from others of their names."""
-    named = [("adapter", recipe.adapter), ("dsf_adapter", recipe.dsf_adapter)]
+    used = used_sources(recipe, systems)
+    named = [(option, used[weights][1]) for weights, option in OPTIONS.items() if weights in used]
     named += [(f"{contender.name}.adapter", contender.adapter) for contender in recipe.contenders]
     inputs = {
         name: artifacts.open_artifact(adapter, "adapter").fingerprint for name, adapter in named if adapter is not None
@@ -94,6 +96,16 @@ def _inputs_of_models(recipe: EvaluateRecipe) -> dict[str, str]:
         if contender.prompt is not None:
             inputs[f"{contender.name}.prompt"] = artifacts.hash_path(contender.prompt)
     return inputs
+
+
+def inputs_of_base(recipe: EvaluateRecipe, systems: Sequence[System]) -> dict[str, str]:
+    """What tells the recipe's model from others of its name; nothing where no system uses it, alone or with an adapter
+    on it. Raises ModelError or ArtifactError when it is nowhere to be had."""
+    adapters = [adapter for model, adapter in used_sources(recipe, systems).values() if model == recipe.model]
+    if not adapters:
+        return {}
+    unused = {} if recipe.model.adapter in adapters else {"adapter": None}
+    return weights_of(recipe.model.model_copy(update=unused))
 
 
 def weights_of(model: ChatModelRecipe) -> dict[str, str]:
@@ -110,16 +122,23 @@ def weights_of(model: ChatModelRecipe) -> dict[str, str]:
 
 
 def _choose_questions(
-    recipe: EvaluateRecipe, items: Sequence[QaItem], index_path: Path
+    recipe: EvaluateRecipe, systems: Sequence[System], items: Sequence[QaItem], index_path: Path
 ) -> tuple[list[QaItem], list[str]]:
     """The questions to be asked, and what must be said about those that a model has seen."""
     encoder = artifacts.read_manifest(index_path, "index").recipe["encoder"]["model"]
-    sources = [part for model, adapter in sources_of(recipe).values() for part in (model.model, adapter)]
-    unseen = asking.leave_out_seen(items, recipe.split, asking.seen_by((*sources, encoder, recipe.reranker)))
+    sources = [part for model, adapter in used_sources(recipe, systems).values() for part in (model.model, adapter)]
+    seen = asking.seen_by((*sources, encoder, recipe.reranker))
+    unseen = asking.leave_out_seen(items, recipe.split, seen)
     notes = [asking.seen_note(len(items) - len(unseen))] if len(unseen) < len(items) else []
     split = None if recipe.split == "all" else recipe.split
     chosen = asking.select_questions(unseen, split, recipe.limit, recipe.seed)
     check_labels(chosen, recipe.answer_labels)
+    learned = sum(question_key(item.question) in seen["questions"] for item in chosen)
+    if learned:  # of the splits train and dev, where nothing is left out
+        notes.append(
+            f"a tuned model learned from {learned} of the {len(chosen)} questions asked: on them the figures show how "
+            "well it fits them, not how it answers new ones"
+        )
     return chosen, notes
 
 
@@ -168,18 +187,26 @@ def repeated_notes(items: Sequence[QaItem]) -> Iterator[str]:
 def domain_notes(recipe: EvaluateRecipe, systems: Sequence[System], index: Index) -> Iterator[str]:
     """What must be said of tuned models that learned from other documents than those of the index. Tuning on one
     domain may fail in another: a reader must know which of the two the figures are of."""
-    for weights, (_, adapter) in sources_of(recipe).items():
-        users = [system for system in systems if system.weights == weights]
-        if adapter is None or not users:
+    for weights, (model, adapter) in used_sources(recipe, systems).items():
+        run = adapter or (None if model.base_url is not None else run_of(model.model))
+        if run is None or (adapter is None and not (run / artifacts.MANIFEST).is_file()):
             continue
-        title = SYSTEMS[weights].title if weights in SYSTEMS else users[0].title
-        tuned_on = artifacts.read_manifest(adapter, "adapter").facts.get("index_fingerprint")
-        if tuned_on == index.fingerprint:
-            continue
-        seen = asking.seen_by([adapter])["documents"]
-        here = len(seen & {document.id for document in index.documents}) if seen else 0
-        if here and (tuned_on is not None or here < len(seen)):
-            part = f"{here} of the {len(seen)} documents that it learned from stand here"
-            yield f"{title} was tuned on another version of this document store: {part}"
-        elif not here and (seen or tuned_on is not None):
-            yield f"{title} was tuned on another document store: its figures are out of domain"
+        titles = [system.title for system in systems if system.weights == weights]
+        made = artifacts.parse_manifest(run) if adapter is None else artifacts.read_manifest(adapter, "adapter")
+        said = _domain_note(made.facts.get("index_fingerprint"), run, index)
+        if said:
+            who = " and ".join(map(repr, titles)) if len(titles) > 1 else titles[0]
+            yield f"{who} {'were' if len(titles) > 1 else 'was'} tuned on another {said}"
+
+
+def _domain_note(tuned_on: str | None, run: Path, index: Index) -> str | None:
+    """Which other document store the run was tuned on; None when that is this one, or nothing tells."""
+    if tuned_on == index.fingerprint:
+        return None
+    seen = asking.seen_by([run])["documents"]
+    here = len(seen & {document.id for document in index.documents}) if seen else 0
+    if here and (tuned_on is not None or here < len(seen)):
+        return f"version of this document store: {here} of the {len(seen)} documents learned from stand here"
+    if not here and (seen or tuned_on is not None):
+        return "document store: figures are out of domain"
+    return None

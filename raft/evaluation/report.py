@@ -2,7 +2,7 @@
 
 report.json opens so::
 
-    {"name": "medical", "verdict": ["RAFT answers better than RAG: token F1 0.61 against 0.42 ...", ...],
+    {"name": "medical", "scoring": 2, "verdict": ["RAFT answers better than RAG: token F1 0.61 against 0.42 ...", ...],
      "question_set": {"hash": "9f2c...", "n": 120, "unanswerable": 12, "clusters": 34}, "settings": {...},
      "systems": [{"system": "rag", "f1": {"mean": 0.42, "low": 0.35, "high": 0.49}, ...}], "differences": [...],
      "retrieval": [...], "majority": null, "notes": [], "questions": [...], "results": [...], "chunks": {...}}
@@ -20,6 +20,7 @@ from raft import artifacts
 from raft.config import SystemName
 from raft.evaluation import metrics
 from raft.evaluation.cases import Case, System
+from raft.evaluation.replies import SCORING
 from raft.evaluation.report_figures import figures_note, figures_table
 from raft.evaluation.report_plots import risk_plot
 from raft.evaluation.scoring import (
@@ -32,7 +33,7 @@ from raft.evaluation.scoring import (
     gold_label,
     score_differences,
     score_retrieval,
-    score_system,
+    score_systems,
 )
 from raft.evaluation.verdict import DASH, Majority, show, write_verdict
 from raft.records import to_row
@@ -42,9 +43,11 @@ _TITLE = 26  # letters of a title beside a plot
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a reader needs to judge the comparison. ``chunks`` holds each prompt document once, by id."""
+    """Everything a reader needs to judge the comparison. ``scoring`` tells the rules by which replies were scored
+    (replies.SCORING); ``chunks`` holds each prompt document once, by id."""
 
     name: str
+    scoring: int
     verdict: tuple[str, ...]
     question_set: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -70,7 +73,7 @@ def build(
     """The report of these results: for each system one a case, in the cases' order. ``models`` names each system's
     model. Raises ValueError when the results are not those of the cases."""
     labels = settings["answer_labels"]
-    systems = tuple(score_system(s, models[s.name], rows, cases, labels, draw) for s, rows in results.items())
+    systems = score_systems(results, models, cases, labels, draw)
     lead = settings.get("lead") or "raft"
     differences = tuple(score_differences(lead, {s.name: rows for s, rows in results.items()}, cases, draw))
     retrieval = tuple(score_retrieval(cases, settings["top_k"]))
@@ -86,9 +89,9 @@ def build(
         notes = [*notes, f"the evidence of {fallback} questions was not found in their documents; their oracles are"
                  " all chunks of the gold documents"]  # fmt: skip
     return Report(
-        name=name, verdict=write_verdict(systems, differences, majority, counted, draw), question_set=counted,
-        settings=settings, systems=systems, differences=differences, retrieval=retrieval, majority=majority,
-        notes=tuple(notes), questions=tuple(_question(case) for case in cases),
+        name=name, scoring=SCORING, verdict=write_verdict(systems, differences, majority, counted, draw),
+        question_set=counted, settings=settings, systems=systems, differences=differences, retrieval=retrieval,
+        majority=majority, notes=tuple(notes), questions=tuple(_question(case) for case in cases),
         results=tuple(row for rows in results.values() for row in rows), chunks=_chunks(cases),
     )  # fmt: skip
 
@@ -203,9 +206,10 @@ def to_markdown(report: Report) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it reads well as plain text too."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
+    """A Markdown table, padded so that it reads well as plain text too. A ``|`` of a cell ends no cell."""
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+    lines = [head, ["-" * width for width in widths], *body]
     return "\n".join(
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines
     )

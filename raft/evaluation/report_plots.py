@@ -40,7 +40,7 @@ class RiskPlot:
 
     curves: tuple[Curve, ...]
     bottom: float
-    unsure: Mapping[str, int]
+    unsure: Mapping[SystemName, int]
 
     def across(self, coverage: float) -> float:
         return LEFT + (RIGHT - LEFT) * coverage
@@ -51,11 +51,11 @@ class RiskPlot:
 
 def risk_plot(systems: Sequence[SystemScores]) -> RiskPlot | None:
     """The risk-coverage curves of the systems that have them, None where none has. ``unsure`` of the plot counts, by
-    title, the replies that no curve holds for want of a confidence."""
+    system, the replies that no curve holds for want of a confidence."""
     drawn = [(n, s, s.calibration) for n, s in enumerate(systems) if s.calibration is not None]
     if not drawn:
         return None
-    plot = RiskPlot((), TOP + max(_LEAST, _APART * len(drawn)), {s.title: c.without for _, s, c in drawn if c.without})
+    plot = RiskPlot((), TOP + max(_LEAST, _APART * len(drawn)), {s.system: c.without for _, s, c in drawn if c.without})
     ends = [(plot.across(c.curve[-1].coverage), plot.down(c.curve[-1].risk)) for _, _, c in drawn]
     labels = spread([y for _, y in ends], _APART, TOP, plot.bottom)
     curves = tuple(

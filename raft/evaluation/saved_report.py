@@ -18,6 +18,7 @@ from typing import Any
 
 from raft import artifacts
 from raft.errors import ArtifactError
+from raft.evaluation.replies import SCORING
 
 _AGAIN = "Evaluate again, with this version of raft"
 
@@ -64,6 +65,10 @@ def open_report(folder: Path) -> SavedReport:
 
 
 def _read(folder: Path, saved: Mapping[str, Any]) -> SavedReport:
+    if saved["scoring"] != SCORING:
+        raise ArtifactError(
+            f"{folder / 'report.json'} was scored by rules {saved['scoring']}; these are rules {SCORING}", _AGAIN
+        )
     settings = {name: saved["settings"][name] for name in ("confidence", "resamples", "seed")}  # what is needed below
     settings = {**saved["settings"], **settings}
     questions = tuple({**row, "id": row["id"], "cluster": row["cluster"]} for row in saved["questions"])

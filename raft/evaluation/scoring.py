@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raft.config import Documents, SystemName
@@ -60,7 +60,9 @@ class SystemScores:
     the quotes given to answerable questions. ``f1_oracle_given`` and ``f1_oracle_missing`` divide the answerable
     questions by whether the prompt held every oracle. ``rouge_l`` to ``nli_groundedness`` are means of what each Result
     has under that name, over the questions where it is not None; ``score_system`` always gives the first two and
-    ``truthfulness``. ``calibration`` is None where no reply has a confidence.
+    ``truthfulness``. ``calibration`` is None where no reply has a confidence. ``counts``: of each figure that is not
+    over all ``n`` questions, by its name, over how many it is; ``quote_validity`` and ``quotes_in_oracle`` are over
+    quotes.
     """
 
     system: SystemName
@@ -99,6 +101,7 @@ class SystemScores:
     calibration: Calibration | None = None
     documents: Documents = "none"
     tuned: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,42 +139,118 @@ class Sampling:
     seed: int
 
 
-def score_system(
-    system: System, model: str, results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], draw: Sampling
-) -> SystemScores:
-    """The figures of one system (``model`` is its model's name) from its results, one a case in the cases' order.
+def score_systems(
+    results: Mapping[System, Sequence[Result]],
+    models: Mapping[SystemName, str],
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    draw: Sampling,
+) -> tuple[SystemScores, ...]:
+    """The figures of each system from its results, one a case in the cases' order; ``models`` names each system's
+    model. Their intervals share their draws.
 
     Raises ValueError when the results are not those of the cases, or a question is asked twice.
     """
     repeated = [name for name, count in Counter(c.item.id for c in cases).items() if count > 1]
     if repeated:
         raise ValueError(f"question {repeated[0]!r} stands among the cases more than once")
-    if [(r.system, r.question_id) for r in results] != [(system.name, c.item.id) for c in cases]:
-        raise ValueError(f"the results of {system.name} are not those of the questions, in their order")
+    for system, rows in results.items():
+        if [(r.system, r.question_id) for r in rows] != [(system.name, c.item.id) for c in cases]:
+            raise ValueError(f"the results of {system.name} are not those of the questions, in their order")
+    values = {system: _values(rows, cases, labels) for system, rows in results.items()}
+    named = [(system, name) for system, found in values.items() for name in found]
+    intervals = dict(zip(named, _intervals([values[s][name] for s, name in named], cases, draw), strict=True))
+    return tuple(
+        _score(system, models[system.name], rows, cases, labels, {n: intervals[system, n] for n in values[system]})
+        for system, rows in results.items()
+    )  # fmt: skip
+
+
+def score_system(
+    system: System, model: str, results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], draw: Sampling
+) -> SystemScores:
+    """What ``score_systems`` gives of one system; ``model`` is its model's name."""
+    return score_systems({system: results}, {system.name: model}, cases, labels, draw)[0]
+
+
+_WITH_INTERVAL = (
+    "em", "f1", "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "critical_f1", "relevance",
+    "nli_groundedness",
+)  # fmt: skip
+
+
+def _values(results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str]) -> dict[str, list[float | None]]:
+    """Every figure that has an interval: its value of each question, None where there is nothing to count."""
+    pairs = list(zip(results, cases, strict=True))
+    golds = [gold_label(case.item, labels) for case in cases]
+    found: dict[str, list[float | None]] = {name: [getattr(r, name) for r in results] for name in _WITH_INTERVAL}
+    found["f1_oracle_given"] = [r.f1 if r.oracle_given else None for r in results]
+    found["f1_oracle_missing"] = [r.f1 if c.relevant and not r.oracle_given else None for r, c in pairs]
+    found["accuracy"] = [
+        None if gold is None else float(gold == r.label) for gold, r in zip(golds, results, strict=True)
+    ]
+    return found
+
+
+def _intervals(
+    values: Sequence[Sequence[float | None]], cases: Sequence[Case], draw: Sampling
+) -> list[Interval | None]:
+    """The interval of each row of values over the questions that have one, None where none has."""
+    samples = [
+        ([v for v in row if v is not None], [c.cluster for v, c in zip(row, cases, strict=True) if v is not None])
+        for row in values
+    ]
+    found = iter(statistics.bootstrap_intervals(
+        [sample for sample in samples if sample[0]], confidence=draw.confidence, resamples=draw.resamples,
+        seed=draw.seed,
+    ))  # fmt: skip
+    return [next(found) if sample[0] else None for sample in samples]
+
+
+def _score(
+    system: System,
+    model: str,
+    results: Sequence[Result],
+    cases: Sequence[Case],
+    labels: Sequence[str],
+    intervals: Mapping[str, Interval | None],
+) -> SystemScores:
     abstained, unanswerable = [r.abstained for r in results], [c.unanswerable for c in cases]
-    given = [r.oracle_given for r in results]
-    missing = [bool(c.relevant) and not r.oracle_given for r, c in zip(results, cases, strict=True)]
-    means: dict[str, Any] = {n: _known([getattr(r, n) for r in results], cases, draw) for n in _WITH_INTERVAL}
+    means: dict[str, Any] = {name: interval for name, interval in intervals.items() if name != "accuracy"}
     return SystemScores(
         system=system.name, title=system.title, model=model, documents=system.documents, tuned=system.tuned,
         n=len(results),
         failures=sum(r.error is not None for r in results), truncated=sum(r.truncated for r in results),
-        em=_interval([r.em for r in results], cases, draw), f1=_interval([r.f1 for r in results], cases, draw),
-        labels=_score_labels(results, cases, labels, draw) if labels else None,
+        labels=_score_labels(results, cases, labels, intervals["accuracy"]),
         **(_score_quoting(results, cases) if system.quotes else _NO_QUOTING),
         abstention_precision=metrics.abstention_precision(abstained, unanswerable),
         abstention_recall=metrics.abstention_recall(abstained, unanswerable),
         false_abstention_rate=metrics.false_abstention_rate(abstained, unanswerable),
         well_formed=None if system.short else metrics.share(r.well_formed for r in results),
-        f1_oracle_given=_known([r.f1 if g else None for r, g in zip(results, given, strict=True)], cases, draw),
-        f1_oracle_missing=_known([r.f1 if m else None for r, m in zip(results, missing, strict=True)], cases, draw),
-        n_oracle_given=sum(given), n_with_oracle=sum(bool(c.relevant) for c in cases),
+        n_oracle_given=sum(r.oracle_given for r in results), n_with_oracle=sum(bool(c.relevant) for c in cases),
         prompt_tokens=sum(r.prompt_tokens for r in results) / len(results),
         completion_tokens=sum(r.completion_tokens for r in results) / len(results),
         seconds=round(sum(r.seconds for r in results), 3),
         citation_recall=metrics.mean([r.citation_recall for r in results if r.citation_recall is not None]),
-        calibration=calibrate(results), **means,
+        calibration=calibrate(results), counts=_counts(results, cases, labels), **means,
     )  # fmt: skip
+
+
+def _counts(results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str]) -> dict[str, int]:
+    """SystemScores.counts."""
+    found = {name: sum(v is not None for v in row) for name, row in _values(results, cases, labels).items()}
+    found["macro_f1"] = found["accuracy"]
+    found["citation_recall"] = sum(r.citation_recall is not None for r in results)
+    found["quoted_answers"] = sum(not r.abstained for r in results)
+    found["abstention_precision"] = sum(r.abstained for r in results)
+    found["abstention_recall"] = sum(c.unanswerable for c in cases)
+    found["false_abstention_rate"] = sum(not c.unanswerable for c in cases)
+    smaller = {name: count for name, count in found.items() if count < len(results)}
+    of_quotes = {
+        "quote_validity": sum(len(r.quotes) for r in results),
+        "quotes_in_oracle": sum(len(r.quotes) for r, c in zip(results, cases, strict=True) if c.relevant),
+    }
+    return {**smaller, **of_quotes}
 
 
 def calibrate(results: Sequence[Result]) -> Calibration | None:
@@ -186,34 +265,18 @@ def calibrate(results: Sequence[Result]) -> Calibration | None:
     return Calibration(len(pairs), len(results) - len(pairs), error, brier, area, auroc, curve)
 
 
-def _interval(values: Sequence[float], cases: Sequence[Case], draw: Sampling) -> Interval:
-    return statistics.bootstrap_interval(
-        values, [c.cluster for c in cases], confidence=draw.confidence, resamples=draw.resamples, seed=draw.seed
+def _score_labels(
+    results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], accuracy: Interval | None
+) -> LabelScores | None:
+    pairs = [(gold_label(c.item, labels), r.label) for r, c in zip(results, cases, strict=True)]
+    golds, said = [gold for gold, _ in pairs if gold is not None], [label for gold, label in pairs if gold is not None]
+    if accuracy is None:
+        return None
+    return LabelScores(
+        len(golds), accuracy, metrics.macro_f1(golds, said) or 0.0, metrics.confusion(golds, said, labels)
     )
 
 
-def _known(values: Sequence[float | None], cases: Sequence[Case], draw: Sampling) -> Interval | None:
-    """The interval over the questions that have a value, None when none has."""
-    pairs = [(value, case) for value, case in zip(values, cases, strict=True) if value is not None]
-    return _interval([value for value, _ in pairs], [case for _, case in pairs], draw) if pairs else None
-
-
-def _score_labels(
-    results: Sequence[Result], cases: Sequence[Case], labels: Sequence[str], draw: Sampling
-) -> LabelScores:
-    rows = [
-        (gold, r.label, c)
-        for r, c in zip(results, cases, strict=True)
-        if (gold := gold_label(c.item, labels)) is not None
-    ]
-    golds, said = [row[0] for row in rows], [row[1] for row in rows]
-    right = _interval([float(g == s) for g, s, _ in rows], [row[2] for row in rows], draw)
-    return LabelScores(len(rows), right, metrics.macro_f1(golds, said) or 0.0, metrics.confusion(golds, said, labels))
-
-
-_WITH_INTERVAL = (
-    "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "critical_f1", "relevance", "nli_groundedness",
-)  # fmt: skip
 _NO_QUOTING: dict[str, Any] = {"quotes": 0, "quote_validity": None, "quoted_answers": None, "quotes_in_oracle": None}
 
 
@@ -238,13 +301,15 @@ def score_differences(
     if system not in results:
         return []
     clusters = [case.cluster for case in cases]
-    rows = []
-    for other in others:
-        deltas = statistics.paired_differences([r.f1 for r in results[system]], [r.f1 for r in results[other]])
-        p = statistics.sign_flip_p(deltas, clusters, resamples=draw.resamples, seed=draw.seed)
-        least = statistics.minimum_detectable_difference(deltas, clusters, confidence=draw.confidence)
-        p_right = statistics.mcnemar_p([r.right for r in results[system]], [r.right for r in results[other]])
-        rows.append(Difference(system, other, _interval(deltas, cases, draw), p, p, least, p_right, p_right))
+    ours, rows = results[system], []
+    deltas = [statistics.paired_differences([r.f1 for r in ours], [r.f1 for r in results[n]]) for n in others]
+    drawn: Any = {"resamples": draw.resamples, "seed": draw.seed}
+    intervals = statistics.bootstrap_intervals([(d, clusters) for d in deltas], confidence=draw.confidence, **drawn)
+    for other, values, interval in zip(others, deltas, intervals, strict=True):
+        p = statistics.sign_flip_p(values, clusters, **drawn)
+        least = statistics.minimum_detectable_difference(values, clusters, confidence=draw.confidence)
+        p_right = statistics.mcnemar_p([r.right for r in ours], [r.right for r in results[other]])
+        rows.append(Difference(system, other, interval, p, p, least, p_right, p_right))
     corrected = statistics.holm([row.p for row in rows])
     right_corrected = statistics.holm([row.p_right for row in rows if row.p_right is not None])
     return [

@@ -7,6 +7,7 @@ source documents). All randomness comes from the given seed.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-_BLOCK = 256  # resamples drawn at once, so that memory stays small
+_BLOCK, _CELLS = 256, 4_000_000  # resamples, and cells of resamples x clusters, drawn at once: memory stays small
+
+Sample = tuple[Sequence[float], Sequence[str]]
+"""Values, and the cluster of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +51,52 @@ def bootstrap_interval(
 
     Raises ValueError when there are no values or a value has no cluster.
     """
+    return bootstrap_intervals([(values, clusters)], confidence=confidence, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(samples: Sequence[Sample], *, confidence: float, resamples: int, seed: int) -> list[Interval]:
+    """What ``bootstrap_interval`` says of each sample, in their order. Which clusters a resample holds follows from
+    their number and the seed alone, so that all samples of as many clusters share their draws: they take most of the
+    time. Raises ValueError as ``bootstrap_interval`` does.
+    """
     import numpy as np
 
-    sums, sizes = _cluster_sums(values, clusters)
-    centre = float(sums.sum() / sizes.sum())
-    count = len(sums)
-    if count < 2:
-        return Interval(centre, None, None)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for at in range(0, resamples, _BLOCK):
-        drawn = rng.integers(count, size=(min(_BLOCK, resamples - at), count))  # (block, clusters)
-        means[at : at + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    counted = [_cluster_sums(values, clusters) for values, clusters in samples]
+    found = [Interval(float(sums.sum() / sizes.sum()), None, None) for sums, sizes in counted]
+    alike: defaultdict[int, list[int]] = defaultdict(list)  # number of clusters -> places of the samples
+    for place, (sums, _) in enumerate(counted):
+        alike[len(sums)].append(place)
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(centre, float(low), float(high))
+    for count, places in alike.items():
+        if count < 2:
+            continue
+        means = _resampled_means([counted[place] for place in places], resamples, np.random.default_rng(seed))
+        for place, (low, high) in zip(places, np.percentile(means, [tail, 100 - tail], axis=0).T, strict=True):
+            found[place] = Interval(found[place].mean, float(low), float(high))
+    return found
+
+
+def _resampled_means(
+    counted: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """The mean of each sample in each resample, of shape (resamples, samples); all have as many clusters."""
+    import numpy as np
+
+    sums, sizes = (np.stack(each, axis=1) for each in zip(*counted, strict=True))  # (clusters, samples)
+    count = len(sums)
+    means = np.empty((resamples, len(counted)))
+    block = _block(count)
+    for at in range(0, resamples, block):
+        drawn = rng.integers(count, size=(min(block, resamples - at), count))
+        drawn += np.arange(len(drawn))[:, None] * count  # numbers of resample and cluster in one
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+        means[at : at + len(drawn)] = (times @ sums) / (times @ sizes)
+    return means
+
+
+def _block(count: int) -> int:
+    """How many resamples of so many clusters are drawn at once."""
+    return max(1, min(_BLOCK, _CELLS // count))
 
 
 def paired_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
@@ -82,8 +117,9 @@ def sign_flip_p(differences: Sequence[float], clusters: Sequence[str], *, resamp
     slack = 1e-12 * max(1.0, float(np.abs(sums).sum()))  # equal statistics must not differ by rounding
     rng = np.random.default_rng(seed)
     hits = 0
-    for at in range(0, resamples, _BLOCK):
-        signs = rng.integers(2, size=(min(_BLOCK, resamples - at), len(sums))) * 2 - 1  # (block, clusters)
+    block = _block(len(sums))
+    for at in range(0, resamples, block):
+        signs = rng.integers(2, size=(min(block, resamples - at), len(sums))) * 2 - 1  # (block, clusters)
         hits += int((np.abs(signs @ sums) >= observed - slack).sum())
     return (hits + 1) / (resamples + 1)
 
@@ -98,7 +134,10 @@ def mcnemar_p(first: Sequence[bool], second: Sequence[bool]) -> float:
     pairs = list(zip(first, second, strict=True))
     ahead, behind = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
     split = ahead + behind
-    tail = sum(math.comb(split, k) for k in range(min(ahead, behind) + 1))
+    term = tail = 1
+    for k in range(min(ahead, behind)):
+        term = term * (split - k) // (k + 1)  # the binomial coefficient of k + 1: whole numbers, no rounding
+        tail += term
     return min(1.0, float(2 * tail / 2**split))
 
 

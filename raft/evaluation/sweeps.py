@@ -29,6 +29,7 @@ from raft.evaluation import compare
 from raft.evaluation.cases import Case, Searchable
 from raft.evaluation.compare import OnReply, OpenModel, Plan
 from raft.evaluation.contexts import Making, Source, Sweep, find_sources, make_sweep
+from raft.evaluation.plan import inputs_of_base
 from raft.evaluation.scoring import Sampling
 from raft.evaluation.sweep_report import SweepReport, write
 from raft.evaluation.sweep_scores import score_sweep
@@ -69,7 +70,7 @@ def evaluate_sweeps(
     plan = compare.plan_comparison(recipe, tuple(open_model))
     inputs = {**plan.inputs, **_inputs(recipe)}
     if base is None:
-        inputs |= compare.weights_of(recipe.model)
+        inputs |= inputs_of_base(recipe, plan.systems)
     sweeps, notes = make_sweeps(recipe, names, plan.cases)
     plan = replace(plan, cases=tuple(distinct_cases(sweeps)), inputs=inputs, notes=(*plan.notes, *notes))
     settings = compare.settings_of(recipe)

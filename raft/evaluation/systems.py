@@ -9,6 +9,7 @@ prompt = "configs/evaluate/terse.txt"
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,12 @@ def sources_of(recipe: EvaluateRecipe) -> dict[Weights, Source]:
     return found
 
 
+def used_sources(recipe: EvaluateRecipe, systems: Sequence[System]) -> dict[Weights, Source]:
+    """Those of ``sources_of`` that the systems use: a model that answers nothing is not looked at."""
+    used = {system.weights for system in systems}
+    return {weights: source for weights, source in sources_of(recipe).items() if weights in used}
+
+
 def _source_of(contender: ContenderRecipe, model: ChatModelRecipe) -> Source:
     own = contender.model or model
     return own, contender.adapter or own.adapter
@@ -120,7 +127,7 @@ def _is_tuned(contender: ContenderRecipe) -> bool:
 
 def _read_instruction(path: Path, contender: ContenderRecipe) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
         return fill_instruction(text, documents=contender.documents != "none", short=contender.short)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
@@ -137,8 +144,8 @@ def choose_systems(
 ) -> tuple[list[System], list[str]]:
     """The systems to run, the contenders last, and what must be said about those left out.
 
-    Built-in systems whose weights are not ``given`` are left out. Raises UsageError when a name stands twice, when
-    nothing is left, or when a tuned model is given that no system uses.
+    Built-in systems whose weights are not ``given`` are left out. Raises UsageError when a name or a title stands
+    twice, a title cannot be shown, nothing is left, or a tuned model is given that no system uses.
     """
     _check_names(names, contenders)
     systems = [SYSTEMS[name] for name in names if SYSTEMS[name].weights in (*given, "constant")]
@@ -148,6 +155,7 @@ def choose_systems(
         if not names:
             raise UsageError("no system to evaluate: systems is empty, and there are no contenders", "Name some")
         raise UsageError(f"no system to evaluate: {list(names)} need a tuned model", f"Give {remedy}")
+    _check_titles([*systems, *contenders])
     notes = []
     for weights, option in OPTIONS.items():
         users = [name for name in names if SYSTEMS[name].weights == weights]
@@ -167,6 +175,21 @@ def _check_names(names: Sequence[SystemName], contenders: Sequence[System]) -> N
     taken = [name for name in own if name in SYSTEMS]
     if taken:
         raise UsageError(f"contender {taken[0]!r} has the name of a built-in system", "Give it another name")
+
+
+def _check_titles(systems: Sequence[System]) -> None:
+    """Raises UsageError for titles that tell no two systems apart, or that would break a line of a table."""
+    first: dict[str, SystemName] = {}
+    for system in systems:
+        title = " ".join(system.title.split())
+        if not title or any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in system.title):
+            raise UsageError(
+                f"contender {system.name!r} has the title {system.title!r}; expected words without control characters",
+                "Give it another title, or none: it then has its name",
+            )
+        if first.setdefault(title.casefold(), system.name) != system.name:
+            other = first[title.casefold()]
+            raise UsageError(f"{other!r} and {system.name!r} both have the title {title!r}", "Give one another title")
 
 
 def find_lead(lead: SystemName | None, systems: Sequence[System], contenders: Sequence[System]) -> SystemName | None:

@@ -23,20 +23,30 @@ STRIPPED = "\n "  # around every reply of a model in this process
 
 def pieces(decode: Callable[[Sequence[int]], str], tokens: Sequence[int], logprobs: Sequence[float]) -> TokenLogprobs:
     """The pieces of ``decode(tokens)``, stripped, one a token. Raises ValueError on unequal lengths."""
+    if len(tokens) != len(logprobs):
+        raise ValueError(f"{len(tokens)} tokens and {len(logprobs)} log-probabilities; expected equal numbers")
     whole = decode(tokens)
     text = whole.strip(STRIPPED)
     lead = len(whole) - len(whole.lstrip(STRIPPED))
-    found: list[tuple[str, float]] = []
-    start = 0
-    for count, logprob in enumerate(map(float, logprobs), 1):
-        said = decode(tokens[:count])
-        settled = count == len(tokens) or (whole.startswith(said) and not said.endswith("\ufffd"))
-        end = min(max(start, len(said) - lead), len(text)) if settled else start
-        found.append((text[start:end], logprob))
-        start = end
-    if len(found) != len(tokens):
-        raise ValueError(f"{len(tokens)} tokens and {len(found)} log-probabilities; expected equal numbers")
-    return tuple(found)
+    ends = [min(max(0, end - lead), len(text)) for end in _ends(decode, tokens, whole)]
+    return tuple((text[a:b], float(one)) for a, b, one in zip([0, *ends][:-1], ends, logprobs, strict=True))
+
+
+def _ends(decode: Callable[[Sequence[int]], str], tokens: Sequence[int], whole: str) -> list[int]:
+    """Where in ``whole`` each token ends; one that does not end a character ends where the one before does.
+
+    Decoded are only the tokens since the last two ends: what a token says may hang on the one before it, and decoding
+    all of them for each would take the square of their number.
+    """
+    ends: list[int] = []
+    settled = begin = end = 0  # text up to ``settled`` is that of the tokens up to ``end``; ``begin`` is the end before
+    for count in range(1, len(tokens) + 1):
+        known = len(decode(tokens[begin:end]))
+        said = decode(tokens[begin:count])[known:]
+        if whole.startswith(said, settled) and not said.endswith("\ufffd"):
+            settled, begin, end = settled + len(said), end, count
+        ends.append(settled)
+    return [*ends[:-1], len(whole)] if ends else []
 
 
 def of_completion(content: Any, text: str) -> TokenLogprobs | None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from raft.config import shown_address
 from raft.errors import UsageError
 from raft.llm.chat import ChatModel
 
@@ -36,7 +37,7 @@ def open_chat_model(
     """
     if base_url is not None and adapter is not None:
         raise UsageError(
-            f"adapter {adapter} cannot be loaded onto the endpoint {base_url}",
+            f"adapter {adapter} cannot be loaded onto the endpoint {shown_address(base_url)}",
             "Leave base_url out to run the model here, with the adapter, or leave the adapter out",
         )
     if workers > 0:

@@ -31,7 +31,7 @@ _UNSUPPORTED = re.compile(r"unsupported|not supported|unrecogni[sz]ed|unknown|ex
 _FORMATS = ("json_schema", "json_object", None)  # what a request with a schema asks for, until it is refused
 _FORMAT_REFUSED = re.compile(r"response_format|json_schema|json_object|structured[ _]output|grammar|guided", re.I)
 _MAY_REFUSE_FORMAT = {400, 404, 415, 422, 500, 501}
-_MAY_REFUSE_LOGPROBS = {*_MAY_REFUSE_FORMAT, 403}  # OpenAI: "You are not allowed to request logprobs from this model"
+_MAY_REFUSE_LOGPROBS = {400, 403, 404, 415, 422, 501}  # OpenAI: "You are not allowed to request logprobs from ..."
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 30.0  # before a call is tried again; doubled each time
 _READY = 8  # requests at most that wait for their turn, so that a reply is followed by the next call at once; half of
 # them are handed over together, for to wake the loop costs more than a call does

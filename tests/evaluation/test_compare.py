@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raft.artifacts import Manifest, open_artifact, write_json, writing
-from raft.config import ChatModelRecipe, EncoderRecipe, EvaluateRecipe
+from raft.config import ChatModelRecipe, ContenderRecipe, EncoderRecipe, EvaluateRecipe
 from raft.errors import ArtifactError, InputError, ModelError, UsageError
 from raft.evaluation.compare import evaluate
 from raft.evaluation.report import Report
@@ -294,6 +294,16 @@ def test_what_the_tuned_encoder_or_its_base_saw_is_left_out(
     assert len(report.questions) == 14
     assert report.notes == ("2 questions are left out: a tuned model saw them or their documents",)
     assert report.notes[0] in capsys.readouterr().err
+
+
+def test_a_base_that_no_system_uses_need_not_be_there(
+    world_recipe: EvaluateRecipe, tiny_folder: Path, tmp_path: Path
+) -> None:
+    own = ContenderRecipe(name="tiny", model=ChatModelRecipe(model=str(tiny_folder)))
+    changes = {"model": ChatModelRecipe(model=str(tmp_path / "gone")), "systems": (), "contenders": (own,)}
+    recipe = world_recipe.model_copy(update=changes | {"limit": 2, "max_new_tokens": 4})
+    assert [s.system for s in evaluate(recipe, tmp_path / "report").systems] == ["tiny"]
+    assert set(open_artifact(tmp_path / "report", "report").inputs) == {"questions", "index", "tiny.model"}
 
 
 def test_a_resumed_report_is_of_the_same_weights(

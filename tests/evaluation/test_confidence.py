@@ -53,6 +53,7 @@ def test_nothing_to_be_sure_of_is_none() -> None:
     assert confidence("<ANSWER>: 12 mg", ()) is None
     assert confidence("<ANSWER>: ", (("<ANSWER>: ", -0.1),)) is None
     assert confidence("", (("", -0.1),)) is None
+    assert confidence("12 mg", (("12", math.nan), (" mg", -0.1))) is None
 
 
 def test_the_length_of_an_answer_does_not_count_but_its_doubt_does() -> None:

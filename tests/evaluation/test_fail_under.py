@@ -46,6 +46,8 @@ def met(text: str, lead: str | None = "raft") -> bool:
         ("rag.f1", Figure(None, "f1"), Figure("rag", "f1"), 0.0),
         (" raft.f1 = 0.6 ", Figure("raft", "f1"), None, 0.6),
         ("raft.truthfulness=-0.1", Figure("raft", "truthfulness"), None, -0.1),
+        ("raft.f1\t=\n0.6", Figure("raft", "f1"), None, 0.6),
+        ("raft.truthfulness = - 0.1", Figure("raft", "truthfulness"), None, -0.1),
         ("my_own.em=rag.f1 + 1", Figure("my_own", "em"), Figure("rag", "f1"), 1.0),
     ],
 )
@@ -56,7 +58,8 @@ def test_the_grammar(text: str, left: Figure, right: Figure | None, shift: float
 @pytest.mark.parametrize(
     "text",
     ["", "f1", "0.6", "f1=0.6", "rag.f1+", "rag.f1*2", "rag.f1+0.02+0.03", "raft.f1>=0.6", "raft.f1==0.6", "=rag.f1",
-     "raft.f1=", "raft.f1=nan", "raft.f1=inf", "raft.f1=1e3", "rag.f1+0,02", "rag.f1+-0.02", "RAG.f1"],
+     "raft.f1=", "raft.f1=nan", "raft.f1=inf", "raft.f1=1e3", "rag.f1+0,02", "rag.f1+-0.02", "RAG.f1",
+     "raft.f1=0.6 5", "raft.f1=0. 65", "raft .f1=0.6", "ra ft.f1=0.6", "rag.f 1", "rag.f1 0.02", "rag.f1+0.0 2"],
 )  # fmt: skip
 def test_what_is_no_condition_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(UsageError, match=r"SYSTEM\.METRIC"):
@@ -118,6 +121,36 @@ def test_a_figure_with_nothing_to_count_never_passes(text: str) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, True, "0.9", {"mean": None}])
 def test_what_is_no_number_never_passes(value: Any) -> None:
     assert not outcomes(parse_conditions(["raft.em=-1"]), {"raft": {"em": value}}, "raft")[0].met
+
+
+def said(text: str, **figures: Any) -> str:
+    systems = {"rag": {"n": 20, "f1": 0.42}, "raft": {"n": 20, **figures}}
+    return outcomes(parse_conditions([text]), systems, "raft")[0].said
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "expected"),
+    [
+        (0.41996, "rag.f1", "raft.f1 is 0.419960; expected at least rag.f1 = 0.420000"),
+        (0.41999996, "rag.f1", "raft.f1 is 0.419999960; expected at least rag.f1 = 0.420000000"),
+        (0.5999999, "raft.f1=0.6", "raft.f1 is 0.599999900; expected at least 0.6"),
+        (0.6, "raft.f1=0.60000123", "raft.f1 is 0.600000; expected at least 0.600001"),
+        (0.42, "rag.f1", "raft.f1 is 0.4200; expected at least rag.f1 = 0.4200"),
+        (0.4, "rag.f1", "raft.f1 is 0.4000; expected at least rag.f1 = 0.4200"),
+    ],
+)
+def test_figures_that_differ_never_look_equal(found: float, text: str, expected: str) -> None:
+    assert said(text, f1=found) == expected
+
+
+def test_a_figure_over_fewer_questions_says_over_how_many() -> None:
+    counted: dict[str, Any] = {"counts": {"numeric": 1, "f1": 20}, "f1": 0.42, "numeric": 1.0}
+    assert said("raft.numeric=0.5", **counted) == "raft.numeric is 1.0000 (n = 1); expected at least 0.5"
+    assert said("rag.f1=raft.numeric", **counted).endswith("expected at least raft.numeric = 1.0000 (n = 1)")
+    assert "(n = " not in said("rag.f1", **counted)
+    rows = {s.system: to_row(s) for s in make_report().systems}
+    declined = outcomes(parse_conditions(["raft.abstention_recall=0"]), rows, "raft")[0]
+    assert "(n = 2)" in declined.said  # two of its questions cannot be answered
 
 
 def test_without_a_lead_the_left_must_be_named() -> None:

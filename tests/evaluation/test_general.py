@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from raft.evaluation.general import (
     compare_chat,
     compare_choices,
     compare_perplexity,
+    declines,
     evaluate_general,
     leaks,
     share_interval,
+    sides,
 )
-from raft.evaluation.general_report import verdict
+from raft.evaluation.general_report import to_markdown, verdict
+from raft.evaluation.statistics import Interval
 from raft.llm.chat import ChatRequest
 from raft.llm.local import LocalModel, find_weights, load_weights
 from raft.models import load_language_model, load_tokenizer
@@ -88,8 +92,15 @@ def test_both_sides_are_what_they_are_alone(
     assert alone == tuple({r.question: getattr(r, side) for r in report.chat.replies} for side in ("base", "tuned"))
     assert alone[0] != alone[1]
     done = open_artifact(tmp_path / "report", "general")
+    kept = json.loads((tmp_path / "report/report.json").read_text())["settings"]
+    assert kept == {
+        "tasks": [], "limit": None, "batch_size": 8, "max_new_tokens": 6, "seed": 0, "resamples": 100,
+        "confidence": 0.95, "inputs": dict(done.inputs),
+    }  # fmt: skip
     assert done.facts["verdict"] == verdict(report)
     assert json.loads((tmp_path / "report/report.json").read_text())["choices"]["n"] == 40
+    huge = replace(report, perplexity=replace(report.perplexity, ratio=Interval(1e300, 1e299, 1e304)))
+    assert max(map(len, to_markdown(huge).splitlines())) < 500
     shown = (tmp_path / "report/report.md").read_text()
     assert all(line in shown for line in verdict(report))
 
@@ -125,6 +136,41 @@ def test_the_ratio_of_perplexities_is_that_of_all_tokens() -> None:
     assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_model_that_gives_no_number_is_named(wrong: float) -> None:
+    sound, broken = Probed(((-1.0, -3.0), (-2.0,)), (True,)), Probed(((-1.0, wrong), (-2.0,)), (True,))
+    how: Any = {"confidence": 0.95, "resamples": 100, "seed": 0}
+    with pytest.raises(ModelError, match=rf"the tuned model gives .* {wrong}; expected a finite number"):
+        compare_perplexity(sound, broken, **how)
+    with pytest.raises(ModelError, match="the base model gives"):
+        compare_perplexity(broken, sound, **how)
+
+
+def test_a_tuned_model_of_broken_weights_ends_the_run(
+    small: Path, adapters: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = find_weights(str(small), adapters["lora"])
+
+    def broken(_: Any) -> Iterator[general.Side]:
+        for side in sides(weights):
+            if side.which == "tuned":
+                with torch.no_grad():
+                    next(iter(side.chats.parameters())).fill_(math.nan)
+            yield side
+
+    monkeypatch.setattr(general, "sides", broken)
+    with pytest.raises(ModelError, match=r"the tuned model gives .* nan"):
+        evaluate_general(recipe(adapters["lora"]), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_ratio_without_bounds_is_a_large_number() -> None:
+    base, tuned = Probed(((-1.0,), (-2.0,)), (True,)), Probed(((-900.0,), (-2000.0,)), (True,))
+    found = compare_perplexity(base, tuned, confidence=0.95, resamples=100, seed=0)
+    most = math.exp(700.0)
+    assert (found.tuned, found.ratio) == (most, Interval(most, most, most))
+
+
 def test_choices_say_what_was_lost_and_gained() -> None:
     base, tuned = [True] * 6 + [False] * 4, [False] * 6 + [False] * 3 + [True]
     found = compare_choices(base, tuned, 0.95)
@@ -149,7 +195,30 @@ def test_leaks_and_refusals_are_counted_for_each_side() -> None:
     ]
     found = compare_chat(replies, 0.95)
     assert (found.n, found.base_leaked.mean, found.tuned_leaked.mean) == (4, 0.0, 0.5)
-    assert (found.base_declined.mean, found.tuned_declined.mean) == (0.25, 0.5)
+    assert (found.base_declined.mean, found.tuned_declined.mean) == (0.0, 0.5)  # an empty reply declines nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (render_refusal(), True), ("not in the documents", True), ("I don't know.", True), ("I do not know who.", True),
+        ("I'm sorry, but I don't know. Ask somebody else!", True), ("Sorry! That is not in the documents.", True),
+        ("Unfortunately, the documents do not mention pancakes.", True), ("<ANSWER>: I do not know", True),
+        ("", False), ("  \n", False), ("<ANSWER>:", False), ("Sorry.", False), ("12", False),
+        ("It is 12. I do not know why you ask.", False), ("7 plus 5 is 12, which is not in the documents.", False),
+        ("I don't know him, but Shakespeare wrote it.", False), ("I don't know if it helps: mix flour.", False),
+        ("Mix flour and milk. I'm sorry, I don't know more.", False), ("Not in the documents.\n<ANSWER>: 12", False),
+    ],
+)  # fmt: skip
+def test_only_an_answer_that_begins_with_a_refusal_declines(text: str, is_one: bool) -> None:
+    assert declines(text) is is_one
+
+
+@pytest.mark.parametrize("before", ["Paris. ", "It is blue.\n", "Bees make honey! "])
+@pytest.mark.parametrize("refusal", ["I don't know.", "It is not in the documents."])
+def test_a_refusal_after_an_answer_declines_nothing(before: str, refusal: str) -> None:
+    assert declines(refusal)
+    assert not declines(before + refusal)
 
 
 # --- tasks of lm-evaluation-harness ----------------------------------------------------------------------------------
@@ -211,6 +280,7 @@ def test_a_task_of_ones_own_is_scored_for_both(small: Path, adapters: dict[str, 
         assert [score.base, score.tuned] == pytest.approx(expected)
         assert [score.base_error, score.tuned_error] == pytest.approx(errors(expected))
     assert "| wards | acc " in (tmp_path / "report/report.md").read_text()
+    assert str(folder) not in json.dumps(json.loads((tmp_path / "report/report.json").read_text())["settings"])
     assert set(open_artifact(tmp_path / "report", "general").inputs) >= {"adapter", "model", "task_folder"}
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from raft.artifacts import open_artifact
-from raft.config import EvaluateRecipe
+from raft.config import ChatModelRecipe, EvaluateRecipe
 from raft.config_evaluate import EvaluateJudgeRecipe
 from raft.dataset.judge import parse_holds
 from raft.errors import ArtifactError, InputError, ModelError, UsageError
+from raft.evaluation import judged
 from raft.evaluation.compare import evaluate
-from raft.evaluation.judged import Item, JudgedReport, cohen_kappa, judge_report, read_labels, request_of
+from raft.evaluation.judged import (
+    NO_BETTER_THAN_CHANCE,
+    Item,
+    JudgedReport,
+    judge_report,
+    read_labels,
+    request_of,
+)
 from raft.evaluation.metrics import normalize_answer
-from raft.llm.chat import ChatRequest
+from raft.llm.chat import ChatReply, ChatRequest
 from raft.llm.scripted import ScriptedModel
 from tests.evaluation import world
 
@@ -114,7 +121,9 @@ def test_an_honest_judge_agrees_and_finds_what_is_right(report: Path, tmp_path: 
     assert scores["raft", "faithfulness"].holds.mean == pytest.approx(1 - 1 / (16 - refused))
     assert len({request.key for request in model.requests}) == len(model.requests)  # the same is asked once
     shown = (tmp_path / "judged/report.md").read_text()
-    assert "κ = 1.00, 1.00 of 120" in shown
+    assert "κ = 1.00 [1.00, 1.00], 1.00 of 120 |" in shown
+    assert [each.doubt for each in found.agreement] == [None, None]
+    assert NO_BETTER_THAN_CHANCE not in shown
     assert open_artifact(tmp_path / "judged", "judged").facts["shown"] == ["faithfulness", "correctness"]
 
 
@@ -127,6 +136,95 @@ def test_with_too_few_labels_nothing_is_shown_or_asked(report: Path, tmp_path: P
     shown = (tmp_path / "judged/report.md").read_text()
     assert "faithfulness: no figures, for it takes 100 labelled answers" in shown
     assert "| faithfulness" not in shown
+
+
+def test_with_too_few_labels_of_all_kinds_no_model_is_opened(report: Path, tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.jsonl", 99, 99)
+
+    def never() -> ScriptedModel:
+        raise AssertionError("a model was opened")
+
+    recipe = EvaluateJudgeRecipe(report=report, labels=labels, model=ChatModelRecipe(model="big"), resamples=100)
+    found = judge_report(recipe, tmp_path / "judged", open_model=never)
+    assert (found.judge, found.scores) == ("big", ())
+    assert all(each.withheld for each in found.agreement)
+    shown = (tmp_path / "judged/report.md").read_text()
+    assert shown.count("no figures, for it takes 100 labelled answers") == 2
+
+
+@pytest.mark.parametrize(("right", "doubted"), [(0.5, True), (0.1, True), (0.9, False)])
+def test_a_judge_no_better_than_chance_is_said_to_be_that(
+    right: float, doubted: bool, report: Path, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+
+    def guess(request: ChatRequest) -> str:
+        says = json.loads(honest(request))["verdict"]
+        return json.dumps({"verdict": says if draw.random() < right else not says})
+
+    found, _ = judge(report, write_labels(tmp_path / "labels.jsonl", 0, 100), tmp_path / "judged", guess)
+    agreement = found.agreement[1]
+    assert agreement.kappa_low is not None
+    assert agreement.kappa_high is not None
+    assert agreement.kappa is not None
+    assert agreement.kappa_low < agreement.kappa < agreement.kappa_high
+    assert (agreement.kappa_low <= 0) is doubted
+    assert agreement.withheld is None
+    lines = (tmp_path / "judged/report.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| RA")]
+    assert len(rows) == 3
+    assert all((NO_BETTER_THAN_CHANCE in row) is doubted for row in rows)
+    assert (f"correctness: {NO_BETTER_THAN_CHANCE}." in lines) is doubted
+    assert (json.loads((tmp_path / "judged/report.json").read_text())["agreement"][1]["doubt"] is not None) is doubted
+
+
+def test_labels_of_a_single_question_are_doubted(report: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {"question": "What is the toll?", "answer": f"{n + n % 2} crowns", "reference": f"{n} crowns",
+         "correct": n % 2 == 0} for n in range(100)
+    ]  # fmt: skip
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    agreement = judge(report, labels, tmp_path / "judged")[0].agreement[1]
+    assert (agreement.kappa, agreement.kappa_low, agreement.doubt) == (1.0, None, NO_BETTER_THAN_CHANCE)
+
+
+def test_requests_are_made_as_they_are_asked(report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, ahead = list[str](), list[int]()
+
+    class OneByOne(ScriptedModel):
+        def complete(self, requests: Iterable[ChatRequest]) -> Iterator[ChatReply]:
+            before = len(made)
+            for nth, reply in enumerate(super().complete(requests), 1):
+                ahead.append(len(made) - before - nth)
+                yield reply
+
+    def counted(item: Item, recipe: EvaluateJudgeRecipe) -> ChatRequest:
+        made.append(item.key)
+        return request_of(item, recipe)
+
+    monkeypatch.setattr(judged, "request_of", counted)
+    recipe = EvaluateJudgeRecipe(report=report, labels=write_labels(tmp_path / "labels.jsonl", 100, 100), resamples=100)
+    judge_report(recipe, tmp_path / "judged", open_model=lambda: OneByOne(honest, "judge"))
+    assert len(made) > 200
+    assert set(ahead) == {0}
+
+
+def test_the_report_holds_no_secret_and_no_place(report: Path, tmp_path: Path) -> None:
+    labels, out = write_labels(tmp_path / "labels.jsonl", 0, 100), tmp_path / "judged"
+    model = ChatModelRecipe(model="big", base_url="https://me:hunter22@host:8443/v1?api-version=9&code=s3cret")
+    recipe = EvaluateJudgeRecipe(report=report, labels=labels, model=model, resamples=100)
+    judge_report(recipe, out, open_model=lambda: ScriptedModel(honest, "big"))
+    settings = json.loads((out / "report.json").read_text())["settings"]
+    assert settings == {
+        "seed": 0, "max_new_tokens": 200, "resamples": 100, "confidence": 0.95,
+        "model": {"model": "big", "base_url": "https://host:8443/v1", "temperature": 0.0, "engine": "transformers"},
+        "inputs": dict(open_artifact(out, "judged").inputs),
+    }  # fmt: skip
+    for name in ("report.json", "report.md", "manifest.json"):
+        text = (out / name).read_text()
+        assert not [word for word in ("hunter22", "s3cret", "api-version") if word in text]
+    assert str(tmp_path) not in (out / "report.json").read_text()
 
 
 def test_labels_of_one_kind_tell_nothing(report: Path, tmp_path: Path) -> None:
@@ -179,25 +277,6 @@ def test_a_judge_of_its_own_answers_is_named(report: Path, tmp_path: Path) -> No
     assert found.notes == (
         "the judge is also the model of RAFT, RAFT, oracle given: judges favour answers like their own",
     )
-
-
-@given(pairs=st.lists(st.tuples(st.sampled_from([True, False, None]), st.booleans()), min_size=1, max_size=60))
-def test_kappa_is_that_of_scikit_learn(pairs: list[tuple[bool | None, bool]]) -> None:
-    from sklearn.metrics import cohen_kappa_score
-
-    first, second = [str(a) for a, _ in pairs], [str(b) for _, b in pairs]
-    found = cohen_kappa([a for a, _ in pairs], [b for _, b in pairs])
-    if len({*first, *second}) == 1:
-        assert found is None
-    else:
-        assert found == pytest.approx(float(cohen_kappa_score(first, second)))
-
-
-def test_kappa_by_hand() -> None:
-    judged, people = [True] * 25 + [False] * 25, [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
-    assert cohen_kappa(judged, people) == pytest.approx(0.4)  # p_o = 0.7, p_e = 0.5
-    with pytest.raises(ValueError, match="no pairs"):
-        cohen_kappa([], [])
 
 
 @pytest.mark.parametrize(

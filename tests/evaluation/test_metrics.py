@@ -209,7 +209,9 @@ def test_how_a_number_is_written_does_not_matter_and_its_value_does(
         ("They don\u2019t", ["No, never"], 1.0),
         ("", ["12 mg"], 0.0),
         ("5 mg", ["12 mg", "5 mg"], 1.0),  # the best reference
-        ("20", ["twenty", "20"], 1.0),  # those that state a fact
+        ("20", ["twenty", "20"], 1.0),
+        ("the usual toll", ["23 crowns", "The usual toll"], 1.0),  # a reference without facts: its words
+        ("the usual", ["23 crowns", "The usual toll"], 0.0),
         ("12 mg", ["by mouth"], None),
         ("not known", ["Northern knights"], None),
     ],
@@ -269,6 +271,13 @@ def test_a_label_is_read_from_the_start_of_the_answer(prediction: str, label: st
 def test_the_longest_label_wins_and_the_majority_is_stable() -> None:
     assert metrics.read_label("Not stated in the act", ("not", "not stated")) == "not stated"
     assert metrics.majority_label(["no", "yes", "yes", "no", "maybe"]) == "no"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"), [("A", "A"), ("a) the ferry", "A"), ("the ferry", None), ("", None), ("B.", "B")]
+)
+def test_a_label_that_is_an_article_is_read_as_a_word(prediction: str, label: str | None) -> None:
+    assert metrics.read_label(prediction, ("A", "B", "C", "D")) == label
 
 
 def test_recall_and_reciprocal_rank_by_hand() -> None:

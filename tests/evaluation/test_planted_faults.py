@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def swap_two_ids(rows: list[Row]) -> list[Row]:
 
 
 def swap_systems(rows: list[Row]) -> list[Row]:
-    turned = {"closed_book": "rag", "rag": "closed_book"}
+    turned = {"raft": "rag", "rag": "raft"}
     return [{**row, "system": turned[row["system"]]} for row in rows]
 
 
@@ -92,16 +93,17 @@ def test_rows_of_a_journal_that_are_swapped_missing_or_repeated_are_asked_again(
         if done == 30:
             raise KeyboardInterrupt
 
-    recipe = recipe.model_copy(update={"systems": ("closed_book", "rag")})
-    whole = run(recipe, tmp_path / "whole", world.good_reader)
+    recipe = recipe.model_copy(update={"systems": ("rag", "raft")})  # the very same prompts to two models
+    tuned = partial(ScriptedModel, world.good_reader, "tuned")
+    whole = run(recipe, tmp_path / "whole", world.good_reader, tuned=tuned)
     with pytest.raises(KeyboardInterrupt):
-        run(recipe, tmp_path / "report", world.good_reader, on_reply=stop)
+        run(recipe, tmp_path / "report", world.good_reader, tuned=tuned, on_reply=stop)
     journal = partial_folder(tmp_path / "report") / JOURNAL
     rows = [json.loads(line) for line in journal.read_text().splitlines()]
     assert len(rows) == 30
     journal.write_text("".join(json.dumps(row) + "\n" for row in fault(rows)))
     capsys.readouterr()
-    report = run(recipe, tmp_path / "report", world.good_reader, resume=True)
+    report = run(recipe, tmp_path / "report", world.good_reader, tuned=tuned, resume=True)
     assert [(r.system, r.question_id, r.text) for r in report.results] == [
         (r.system, r.question_id, r.text) for r in whole.results
     ]

@@ -170,3 +170,27 @@ def test_a_metric_that_raises_or_gives_no_number_ends_the_run_by_its_name(
 def test_a_value_passes_and_nothing_stays_nothing() -> None:
     assert measured("m", "q", lambda: 0.5) == 0.5
     assert measured("m", "q", lambda: None) is None
+
+
+def test_a_failed_reply_has_no_label() -> None:
+    item = QaItem("q", "Which of A to D?", "A")
+    case = replace(case_of("toll-4"), item=item)
+    failed = score_reply(row(case, "", error="boom"), RAG, case, ("A", "B", "C", "D"))
+    assert (failed.label, failed.right, failed.truthfulness) == (None, False, 0.0)
+    said = score_reply(row(case, render_target("A")), RAG, case, ("A", "B", "C", "D"))
+    assert (said.label, said.right) == ("A", True)
+
+
+def test_words_of_one_reference_and_numbers_of_another_are_not_right() -> None:
+    item = QaItem("q", "What is the toll?", "23 crowns", aliases=("twenty-three crowns",))
+    case = replace(case_of("toll-4"), item=item)
+    wrong = score_reply(row(case, render_target("99 crowns")), RAG, case, ())
+    assert wrong.f1 == 0.5
+    assert (wrong.right, wrong.truthfulness) == (False, -1.0)
+    assert score_reply(row(case, render_target("23 crowns")), RAG, case, ()).right
+
+
+def test_a_yes_or_no_has_no_critical_facts() -> None:
+    item = QaItem("q", "Is it open?", "no", answer_type="yesno")
+    case = replace(case_of("toll-4"), item=item)
+    assert score_reply(row(case, render_target("yes")), RAG, case, ()).critical_f1 is None

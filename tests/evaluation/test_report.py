@@ -64,6 +64,13 @@ def test_markdown_names_every_failure_and_the_tables_agree() -> None:
     assert "recall@3" in text
 
 
+def test_a_bar_in_a_cell_ends_no_cell() -> None:
+    table = markdown_table(["system", "F1"], [["A | B", "0.5"], ["RAG", "0.25"]]).splitlines()
+    assert [line.replace("\\|", "").count("|") for line in table] == [3] * 4
+    assert table[2] == "| A \\| B | 0.5  |"
+    assert len({len(line) for line in table}) == 1
+
+
 def test_labels_add_their_columns_and_the_majority() -> None:
     report = make_report(answer_labels=["27 crowns", "31 crowns"])
     assert report.majority is not None
@@ -104,10 +111,34 @@ def test_more_figures_have_the_columns_that_a_system_has_and_their_meaning() -> 
     assert rows[0][header.index("AUROC")] == "–"
     note = figures_note(systems)
     assert all(f"{title}: " in note for title in header[1:])
-    assert "leave out: 1 of 17 (RAFT), 1 of 17 (RAFT, oracle given)." in note
+    assert "which calibration error, Brier, risk-coverage area and AUROC leave out: 1 of 17 (RAFT), 1 of 17 " in note
+    assert "over few questions it comes out too high" in note
     judged = [replace(systems[0], nli_groundedness=Interval(0.5, None, None)), *systems[1:]]
     assert "grounded (NLI)" in figures_table(judged)[0]
     assert "## More figures\n\n" + markdown_table(header, rows) in to_markdown(make_report())
+
+
+def test_a_figure_over_fewer_questions_says_over_how_many() -> None:
+    report = make_report()
+    header, rows = figures_table(report.systems)
+    for scores, cells in zip(report.systems, rows, strict=True):
+        results = [r for r in report.results if r.system == scores.system]
+        shown = dict(zip(header, cells, strict=True))
+        for title, name in (("ROUGE-L", "rouge_l"), ("numbers", "numeric"), ("grounded (words)", "groundedness")):
+            n = sum(getattr(r, name) is not None for r in results)
+            assert shown[title] == show(getattr(scores, name)) + (f" (n = {n})" if 0 < n < 17 else "")
+        sure = sum(r.confidence is not None for r in results)
+        assert shown["Brier"].endswith("(n = 16)") == (sure == 16)
+    raft = dict(zip(header, rows[2], strict=True))
+    quotes = sum(len(r.quotes) for r in report.results if r.system == "raft" and not r.question_id.startswith("mayor"))
+    cited = sum(r.citation_recall is not None for r in report.results if r.system == "raft")
+    assert raft["citations P / R"].endswith(f"(n = {cited})")
+    assert (f"({quotes} quotes)" in raft["citations P / R"]) == (quotes < 17)
+    assert "(n = " not in raft["ROUGE-L"]
+    one = [replace(report.systems[2], counts={"numeric": 1, "quotes_in_oracle": 1})]
+    header, (cells,) = figures_table(one)
+    assert "(n = 1)" in cells[header.index("numbers")]
+    assert "(1 quote) / " in cells[header.index("citations P / R")]
 
 
 def test_the_second_test_of_differences_is_shown_where_there_is_one() -> None:
@@ -124,7 +155,11 @@ def test_risk_curves_stand_where_their_figures_are() -> None:
     plot = risk_plot(systems)
     assert plot is not None
     assert [curve.system for curve in plot.curves] == ["rag", "raft", "raft_oracle"]
-    assert plot.unsure == {"RAFT": 1, "RAFT, oracle given": 1}
+    assert plot.unsure == {"raft": 1, "raft_oracle": 1}
+    assert "left out: 1 (RAFT), 1 (RAFT, oracle given)." in to_html(make_report())
+    alike = risk_plot([replace(s, title="RAFT") for s in systems])
+    assert alike is not None
+    assert alike.unsure == plot.unsure  # also where two have one title
     for curve in plot.curves:
         scores = next(s for s in systems if s.system == curve.system)
         assert scores.calibration is not None

@@ -179,6 +179,7 @@ def test_keys_lead_through_the_questions(open_page: Any) -> None:
     page.keyboard.press("ArrowDown")
     assert page.evaluate(focused) == second.get_attribute("data-id")
     page.keyboard.press("Enter")
+    second.locator(".answer").nth(3).wait_for()  # filled when the browser tells that it is open
     assert second.locator(".answer").count() == 4
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")  # nothing above the first
@@ -303,6 +304,7 @@ def test_ten_thousand_questions_are_filtered_searched_and_shown_by_the_hundred(o
     assert not page.is_visible("#more")
     page.fill("#find", "Q-09999")
     opened.cards().first.locator("summary").first.click()
+    opened.cards().first.locator(".answer").nth(3).wait_for()
     assert opened.cards().first.locator(".answer").count() == 4
     assert opened.said == []
 

@@ -16,7 +16,9 @@ from raft.evaluation.scoring import (
     score_differences,
     score_retrieval,
     score_system,
+    score_systems,
 )
+from raft.evaluation.statistics import bootstrap_interval
 from raft.prompts import render_refusal, render_target
 from raft.records import QaItem, Quote
 from tests.evaluation import world
@@ -106,6 +108,38 @@ def test_labels_count_only_label_questions_and_no_label_is_wrong() -> None:
     assert labels.macro_f1 == pytest.approx((2 / 3 + 1 / 2) / 2)  # yes: P = 1, R = 1/2; no: P = R = 1/2
     assert labels.confusion == {"yes": {"yes": 1, "no": 1, "(no label)": 0}, "no": {"yes": 0, "no": 1, "(no label)": 1}}
     assert [r.right for r in results] == [True, False, False, True, True]
+
+
+def test_systems_scored_together_have_the_figures_that_each_has_alone() -> None:
+    chosen, names = cases(), ("closed_book", "rag", "rag_short", "raft_oracle")
+    texts = ["", render_refusal(), render_target("23 crowns"), "day 6 it is", render_target("the 9th mayor")]
+    results = {
+        SYSTEMS[name]: [
+            score_reply(row(c, texts[(n + at) % 5], name, "boom" if n % 7 == 6 else None), SYSTEMS[name], c, ("day 6",))
+            for n, c in enumerate(chosen)
+        ]
+        for at, name in enumerate(names)
+    }
+    models = dict.fromkeys(names, "m")
+    found = score_systems(results, models, chosen, ("day 6",), DRAW)
+    assert [scores.system for scores in found] == list(names)
+    for scores, rows in zip(found, results.values(), strict=True):
+        for name in ("em", "f1", "rouge_l", "contains", "numeric", "truthfulness", "groundedness", "critical_f1"):
+            known = [(v, c.cluster) for r, c in zip(rows, chosen, strict=True) if (v := getattr(r, name)) is not None]
+            interval = getattr(scores, name)
+            if not known:
+                assert interval is None
+                continue
+            values, clusters = zip(*known, strict=True)
+            alone = bootstrap_interval(values, clusters, confidence=0.95, resamples=200, seed=0)
+            assert (interval.mean, interval.low, interval.high) == pytest.approx(
+                (alone.mean, alone.low, alone.high), abs=1e-12
+            )
+            assert scores.counts.get(name, scores.n) == len(known)
+        assert scores.labels is not None
+        assert scores.counts["accuracy"] == scores.labels.n == 1
+        assert scores.counts.get("abstention_recall") == 2
+        assert scores.counts.get("abstention_precision") == sum(r.abstained for r in rows)
 
 
 def test_swapped_or_missing_results_are_refused() -> None:

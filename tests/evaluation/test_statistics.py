@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from raft.evaluation import statistics
 from raft.evaluation.statistics import (
     bootstrap_interval,
+    bootstrap_intervals,
     holm,
     mcnemar_p,
     minimum_detectable_difference,
@@ -45,6 +50,55 @@ def test_the_interval_equals_scipy_when_every_question_is_its_own_cluster() -> N
     theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
     ours = bootstrap_interval(values.tolist(), single(80), confidence=0.95, resamples=20_000, seed=0)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def slow_interval(
+    values: Sequence[float], clusters: Sequence[str], confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """The means of resamples drawn one by one, each by picking its clusters."""
+    names = sorted(set(clusters))
+    members = [[v for v, c in zip(values, clusters, strict=True) if c == name] for name in names]
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(resamples):
+        picked = [members[i] for i in rng.integers(len(names), size=len(names))]
+        means.append(sum(map(sum, picked)) / sum(map(len, picked)))
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("cells", [4_000_000, 100, 1])
+def test_intervals_that_share_their_draws_are_those_of_each_alone(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_CELLS", cells)  # smaller blocks draw the same
+    rng = np.random.default_rng(7)
+    samples = []
+    for n, of in ((60, 9), (60, 9), (200, 23), (12, 9), (5, 1), (40, 40)):
+        clusters = [str(i) for i in range(of)] + [str(c) for c in rng.integers(of, size=n - of)]
+        samples.append((rng.random(n).tolist(), clusters))
+    drawn: Any = {"confidence": 0.9, "resamples": 700, "seed": 3}
+    found = bootstrap_intervals(samples, **drawn)
+    for (values, clusters), interval in zip(samples, found, strict=True):
+        alone = bootstrap_interval(values, clusters, **drawn)
+        assert interval.mean == alone.mean == pytest.approx(np.mean(values), abs=1e-12)
+        if len(set(clusters)) == 1:
+            assert (interval.low, interval.high) == (alone.low, alone.high) == (None, None)
+            continue
+        slow = slow_interval(values, clusters, **drawn)
+        assert (interval.low, interval.high) == pytest.approx(slow, abs=1e-12)
+        assert (alone.low, alone.high) == pytest.approx(slow, abs=1e-12)
+    assert bootstrap_intervals([], **drawn) == []
+    with pytest.raises(ValueError, match="0 values"):
+        bootstrap_intervals([samples[0], ([], [])], **drawn)
+
+
+def test_samples_of_as_many_clusters_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or real(seed))
+    samples = [([float(n), 1.0, 0.5], ["a", "b", "c"]) for n in range(20)] + [([0.0, 1.0], ["a", "b"])]
+    bootstrap_intervals(samples, confidence=0.95, resamples=50, seed=1)
+    assert made == [1, 1]
 
 
 def test_clustered_intervals_cover_the_truth_where_unclustered_ones_do_not() -> None:
@@ -160,6 +214,14 @@ def test_mcnemar_by_hand_and_beside_the_sign_flips() -> None:
     assert mcnemar_p([True] * 3000, [False] * 3000) == 0.0  # 2 ** -2999, below what a float can hold
     with pytest.raises(ValueError, match="shorter"):
         mcnemar_p([True, True], [True])
+
+
+@pytest.mark.parametrize(("ahead", "behind"), [(500, 460), (700, 300), (1203, 1203), (0, 40)])
+def test_mcnemar_is_exact_of_many_questions_too(ahead: int, behind: int) -> None:
+    first = [True] * ahead + [False] * behind
+    split = ahead + behind
+    exact = min(1.0, 2 * sum(math.comb(split, k) for k in range(min(ahead, behind) + 1)) / 2**split)
+    assert mcnemar_p(first, [not a for a in first]) == exact
 
 
 @given(

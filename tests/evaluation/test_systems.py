@@ -107,6 +107,38 @@ def test_names_are_told_apart(tmp_path: Path) -> None:
         choose_systems([], ["base"])
 
 
+@pytest.mark.parametrize(
+    ("titles", "says"),
+    [
+        (
+            ("The plain one", "the  Plain one"),
+            "'a' and 'b' both have the title 'the Plain one'. Give one another title",
+        ),
+        (("RAG", "other"), "'rag' and 'a' both have the title 'RAG'"),
+        (("b", None), "'a' and 'b' both have the title 'b'"),
+        (("   ", None), "contender 'a' has the title '   '; expected words"),
+        (("two\\nlines", None), r"contender 'a' has the title 'two\nlines'; expected words without control characters"),
+        (("bell\\u0007", None), "without control characters"),
+        (("split\\u2028line", None), "without control characters"),
+    ],
+)
+def test_titles_tell_systems_apart(tmp_path: Path, titles: tuple[str | None, str | None], says: str) -> None:
+    def chosen(*titles: str | None) -> list[str]:
+        rows = [
+            f'[[contenders]]\nname = "{name}"\n' + (f'title = "{title}"\n' if title is not None else "")
+            for name, title in zip("ab", titles, strict=True)
+        ]
+        return [
+            s.title for s in choose_systems(["rag"], ["base"], contenders_of(recipe_of(tmp_path, "".join(rows))))[0]
+        ]
+
+    with pytest.raises(UsageError) as refused:
+        chosen(*titles)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert chosen("Zürich | 東京", None) == ["RAG", "Zürich | 東京", "b"]
+
+
 def test_the_lead_is_the_one_asked_for_then_raft_then_the_first_contender(tmp_path: Path) -> None:
     own = contenders_of(recipe_of(tmp_path, '[[contenders]]\nname = "b"\n[[contenders]]\nname = "a"\n'))
     rag, raft = SYSTEMS["rag"], SYSTEMS["raft"]
@@ -146,6 +178,13 @@ def test_a_prompt_that_the_parser_could_not_follow_is_refused(
     with pytest.raises(InputError, match=rf"prompt .*prompt\.txt of contender 'mine' {says}") as caught:
         contenders_of(recipe)
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("A word or {refusal}.", encoding="utf-8-sig")
+    recipe = recipe_of(tmp_path, f'[[contenders]]\nname = "a"\nprompt = "{path.as_posix()}"\nshort = true\n')
+    assert [system.instruction for system in contenders_of(recipe)] == [f"A word or {REFUSAL}."]
 
 
 def test_sweeps_take_no_contenders() -> None:

@@ -94,8 +94,9 @@ def _mistake(kind: type[Recipe], item: dict[str, Any]) -> str:
         return f"unknown key {name!r} ({hint})"
     if not path:
         return str(item["msg"])
-    given = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"  # a table may hold an address with a key
-    return f"{name}{given}: {item['msg']}"
+    if item["type"] == "missing":  # what was given instead is a whole table, which may hold an address with a key
+        return f"{name}: {item['msg']}"
+    return f"{name} = {item['input']!r}: {item['msg']}"
 
 
 def _known_keys(kind: type[Recipe], path: Sequence[str]) -> list[str]:

@@ -136,6 +136,8 @@ def test_every_setting_says_what_it_is() -> None:
 
 def test_a_table_that_lacks_a_setting_is_not_told_whole() -> None:
     with pytest.raises(RecipeError) as refused:
-        load_recipe(config.EvaluateRecipe, None, ['contenders=[{model={model="m", base_url="https://me:secret@h/v1"}}]'])
+        load_recipe(
+            config.EvaluateRecipe, None, ['contenders=[{model={model="m", base_url="https://me:secret@h/v1"}}]']
+        )
     assert "contenders.0.name: Field required" in str(refused.value)
     assert "secret" not in str(refused.value)

@@ -3,6 +3,7 @@
     python benchmarks/raft_quality.py --data DATA --sets nq --seeds 0 1 2 --work W
     python benchmarks/raft_quality.py --data DATA --sets nq --seeds 0 --variants p100 p60 p40 no_thought fixed --work W
     python benchmarks/raft_quality.py --table
+    python benchmarks/raft_quality.py --pairs --sets nq --work W
 
 DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz (split train and dev; a set without dev is cut
 by document: every question whose document's digest is divisible by 4 goes to dev). All by raft's command line: one
@@ -33,6 +34,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from measure import RESULTS, machine
+
+from raft.evaluation.statistics import bootstrap_interval, sign_flip_p
 
 _MEMORY = 'context.oracle_absent="from_memory"'
 _GENERATE: Mapping[str, tuple[str, ...]] = {
@@ -186,6 +189,30 @@ def _shown(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     return f"{values[0]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
 
+def pairs(name: str, given: argparse.Namespace) -> list[str]:
+    """A line for each other system of a set whose report lies in its work folder: RAFT's F1 less its, on the same
+    questions, with 95 % interval and p by source document. Of variants, theirs less RAFT's."""
+    kept = {}
+    for variant in ("base", "dsf", *_GENERATE):
+        run = variant if variant == "base" else f"{variant}-{given.seeds[0]}-{given.train}"
+        path = given.work / name / f"report-{run}-{given.dev}" / "report.json"
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"systems": []}
+        for row in report["systems"]:
+            f1 = {r["question_id"]: r["f1"] for r in report["results"] if r["system"] == row["system"]}
+            clusters = {q["id"]: q["cluster"] for q in report["questions"]}
+            kept[variant, row["system"]] = (f1, clusters)
+    ours, clusters = kept.pop(("raft", "raft"))
+    lines = []
+    for (variant, system), (theirs, _) in kept.items():
+        sign = -1 if variant in _GENERATE else 1
+        deltas, where = [sign * (ours[i] - theirs[i]) for i in ours], [clusters[i] for i in ours]
+        found = bootstrap_interval(deltas, where, confidence=0.95, resamples=2000, seed=0)
+        p = sign_flip_p(deltas, where, resamples=2000, seed=0)
+        title = f"{variant} - RAFT" if sign < 0 else f"RAFT - {_TITLES[system]}"
+        lines.append(f"{name}: {title}: {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}], p = {p:.4f}")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="folder with a folder a set")
@@ -197,7 +224,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for what is made, kept")
     parser.add_argument("--out", type=Path, default=RESULTS / "raft_quality.json")
     parser.add_argument("--table", action="store_true", help="print the table of what was found, and stop")
+    parser.add_argument("--pairs", action="store_true", help="print paired differences of the kept reports, and stop")
     given = parser.parse_args()
+    if given.pairs:
+        print("\n".join(line for name in given.sets for line in pairs(name, given)))
+        return
     table = Table(given.out)
     if not given.table:
         if given.data is None or given.work is None:

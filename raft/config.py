@@ -239,18 +239,6 @@ class EvaluateRetrievalRecipe(Recipe):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="of every interval")
 
 
-class ServeRecipe(Searching):
-    """raft serve: retrieval + tuned model behind an OpenAI-compatible endpoint."""
-
-    index: Path | None = Field(None, description="index made by raft index")
-    model: ChatModelRecipe = ChatModelRecipe()
-    top_k: int = Field(4, ge=1, le=100, description="documents given to the model")
-    max_new_tokens: int = Field(192, ge=1, description="longest answer, in tokens")
-    host: str = Field("127.0.0.1", description="address to listen on; other machines need a key")
-    port: int = Field(8011, ge=0, le=65535, description="0 takes a free one")
-    max_queue: int = Field(32, ge=1, description="requests that may wait; more are refused with 429")
-
-
 SweepName = Literal[
     "distractors", "position", "no_oracle", "counterfactual", "similar", "order", "injected", "paraphrase"
 ]

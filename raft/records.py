@@ -66,6 +66,9 @@ class Filter:
     until: str | None = None
 
 
+EVERYTHING = Filter()
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A chunk returned by a search. ``rank`` counts from 1; ``parts`` holds the score of each retriever."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raft import config
+from raft import config, config_serve
 from raft.config import load_recipe, require
 from raft.config_generate import GenerateRecipe
 from raft.config_train import TrainRecipe
@@ -17,7 +17,7 @@ from raft.llm.endpoint_client import Endpoint
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
     "index": config.IndexRecipe, "generate": GenerateRecipe, "train": TrainRecipe, "tune": TuneRecipe,
-    "evaluate": config.EvaluateRecipe, "serve": config.ServeRecipe,
+    "evaluate": config.EvaluateRecipe, "serve": config_serve.ServeRecipe,
 }  # fmt: skip
 
 

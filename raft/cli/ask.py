@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raft.cli.options import Labels, ToJson, printable
-from raft.config import ServeRecipe, load_recipe, require
+from raft.config import load_recipe, require
+from raft.config_serve import ServeRecipe
 from raft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ def ask(
         ServeRecipe, index=index, model__adapter=adapter, model__model=model, model__base_url=base_url, top_k=top_k,
         labels=labels,
     )  # fmt: skip
+    from raft.serving.engine import Asked
+
     if not question.strip():
         raise UsageError("the question is empty", "Write it in quotes after raft ask")
-    served = open_engine(recipe).answer(question)
+    served = open_engine(recipe).answer(Asked(question))
     if to_json:
         from raft.serving.schema import raft_object
 

@@ -13,7 +13,8 @@ import typer
 
 from raft.cli.ask import open_engine
 from raft.cli.options import Settings
-from raft.config import ServeRecipe, load_recipe, require
+from raft.config import load_recipe, require
+from raft.config_serve import ServeRecipe
 from raft.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,16 +38,18 @@ def serve(
         index=index, model__adapter=adapter, model__model=model, host=host, port=port,
     )  # fmt: skip
     require(chosen.index, "index", "--index")
-    from raft.serving.api import API_KEY_ENV, check_host, create_app
+    from raft.serving.api import create_app
+    from raft.serving.catalog import Catalog
+    from raft.serving.guard import API_KEY_ENV, Guard, check_host
 
     api_key = os.environ.get(API_KEY_ENV) or None
     check_host(chosen.host, api_key)
     with listen(chosen.host, chosen.port) as listener:  # before the model is loaded: a taken port shows at once
         app = create_app(
-            open_engine(chosen),
-            api_key=api_key,
+            Catalog({"raft": open_engine(chosen)}),
+            Guard(api_key),
             workers=chosen.model.concurrency if chosen.model.base_url else 1,
-            max_queue=chosen.max_queue,
+            max_queue=chosen.limits.max_queue,
         )
         typer.echo(_greeting(chosen.host, listener.getsockname()[1], api_key is not None), err=True)
         _run(app, listener)

@@ -24,7 +24,7 @@ from raft.artifacts import Manifest, open_artifact, read_manifest
 from raft.config import SearchMode
 from raft.corpus.store import Rows, corpus_fingerprint, open_chunks, open_documents
 from raft.errors import ArtifactError, InputError, UsageError
-from raft.records import Chunk, Document, Filter, Hit
+from raft.records import EVERYTHING, Chunk, Document, Filter, Hit
 from raft.retrieval.bm25 import Bm25Index, top
 from raft.retrieval.dense import DenseIndex, Ranking
 from raft.retrieval.encoder import Encoder
@@ -40,8 +40,6 @@ _REMEMBERED_CHUNKS = 4096
 _SAME_VECTOR = 0.95  # cosine; the same encoder on another machine or precision stays above, another one far below
 _CANDIDATES = 50  # hits of each retriever that are fused; more change nothing (benchmarks/fusion_study.py)
 RERANKED = 50  # fused hits that a reranker reads
-
-EVERYTHING = Filter()
 
 
 class Retriever(Protocol):

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from raft.config import SearchMode
 from raft.errors import ArtifactError, UsageError
-from raft.records import Filter, Hit
+from raft.records import EVERYTHING, Filter, Hit
 from raft.retrieval.bm25 import words
 from raft.retrieval.encoder import Encoder, encoder_fingerprint
 from raft.retrieval.fusion import fuse, spread_of
-from raft.retrieval.index import EVERYTHING, RERANKED, Index, candidates_for, open_index, rerank
+from raft.retrieval.index import RERANKED, Index, candidates_for, open_index, rerank
 from raft.retrieval.milvus_rows import (
     TOKEN_ENV,
     Collections,

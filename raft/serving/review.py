@@ -33,7 +33,9 @@ from raft.dataset.review_apply import rendered
 from raft.dataset.trail import STATUSES, Status, TrailRow, Words, words_of
 from raft.errors import RaftError, UsageError
 from raft.records import Split, citation
-from raft.serving.api import SECURE_HEADERS, WEB, BodyLimit, Receive, SecureHeaders, Send, check_host
+from raft.serving.guard import check_host
+from raft.serving.middleware import SECURE_HEADERS, BodyLimit, Receive, SecureHeaders, Send
+from raft.serving.operations import WEB
 
 REASONS = (
     "wrong answer", "answer not in the documents", "question unclear", "question trivial", "needs other documents",

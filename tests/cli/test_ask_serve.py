@@ -19,7 +19,8 @@ import typer
 from raft.artifacts import writing
 from raft.cli.ask import ask
 from raft.cli.serve import listen, serve
-from raft.config import ServeRecipe, load_recipe
+from raft.config import load_recipe
+from raft.config_serve import ServeRecipe
 from raft.errors import ArtifactError, InputError, RecipeError, UsageError
 from raft.llm.scripted import ScriptedModel
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest
 from raft.llm.scripted import ScriptedModel
-from raft.records import Chunk, Document, Hit
+from raft.records import EVERYTHING, Chunk, Document, Filter, Hit
 from raft.serving.engine import AnswerEngine
 
 DOSES = Document(
@@ -63,21 +63,30 @@ class MemoryIndex:
             for at in [d.text.find("\n") + 1 if d is DOSES else 0]
         ]
 
-    def search(self, queries: Sequence[str], k: int, mode: str = "fused") -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[str], k: int, mode: str = "fused", where: Filter = EVERYTHING
+    ) -> list[list[Hit]]:
         self.queries += queries
         return [[Hit(c, 0.123456, rank) for rank, c in enumerate(self.chunks[:k], 1)] for _ in queries]
 
 
 @contextlib.contextmanager
 def serving(
-    model: ChatModel, documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE), **settings: object
+    model: ChatModel,
+    documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE),
+    model_name: str = "raft",
+    api_key: str | None = None,
+    **settings: object,
 ) -> Iterator[str]:
     """The address of a server that runs in a thread until the block ends."""
     import uvicorn
 
     from raft.serving.api import create_app
+    from raft.serving.catalog import Catalog
+    from raft.serving.guard import Guard
 
-    app = create_app(AnswerEngine(MemoryIndex(documents), model, FINGERPRINT), **settings)  # type: ignore[arg-type]
+    catalog = Catalog({model_name: AnswerEngine(MemoryIndex(documents), model, FINGERPRINT)})
+    app = create_app(catalog, Guard(api_key), **settings)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

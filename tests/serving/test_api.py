@@ -18,7 +18,8 @@ from raft.llm.chat import ChatRequest, PromptTooLong
 from raft.llm.local import LocalModel
 from raft.models import load_language_model
 from raft.records import Document
-from raft.serving.api import MAX_BODY_BYTES, SECURE_HEADERS, check_host
+from raft.serving.guard import check_host
+from raft.serving.middleware import MAX_BODY_BYTES, SECURE_HEADERS
 from raft.serving.schema import MAX_QUESTION_CHARACTERS
 
 ASK = [{"role": "user", "content": "What is the first dose of Corvalexin?"}]

@@ -16,7 +16,8 @@ from raft.llm.chat import ChatModel, ChatReply, ChatRequest, PromptTooLong
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import QUOTE_BEGIN, QUOTE_END, parse_answer, quote_spans
 from raft.records import Document
-from raft.serving.engine import AnswerEngine, Gate, Overloaded, Served
+from raft.serving.engine import AnswerEngine, Asked, Served
+from raft.serving.gate import Gate, Overloaded
 
 
 def engine(index: MemoryIndex, model: ChatModel) -> AnswerEngine:
@@ -33,7 +34,7 @@ def drained(stream: Generator[str, None, Served]) -> tuple[str, Served]:
 
 
 def test_answer_cites_the_words_of_the_document() -> None:
-    served = engine(MemoryIndex(), scripted()).answer("What is the first dose?")
+    served = engine(MemoryIndex(), scripted()).answer(Asked("What is the first dose?"))
     [citation] = served.citations
     assert served.answer.final == "12 mg"
     assert citation.quote == DOSES.text[citation.start : citation.end] == "Adults start with 12 mg by mouth."
@@ -45,7 +46,7 @@ def test_answer_cites_the_words_of_the_document() -> None:
 def test_a_forged_quote_is_counted_and_never_cited() -> None:
     forged, real = "Adults start with 120 mg.", "12 mg by mouth"
     text = f"[1] {QUOTE_BEGIN}{forged}{QUOTE_END} [1] {QUOTE_BEGIN}{real}{QUOTE_END}\n<ANSWER>: 120 mg"
-    served = engine(MemoryIndex(), scripted(text)).answer("Dose?")
+    served = engine(MemoryIndex(), scripted(text)).answer(Asked("Dose?"))
     assert [citation.quote for citation in served.citations] == [real]
     assert text[served.citations[0].text_start : served.citations[0].text_end] == real
     assert served.unverified == 1
@@ -53,28 +54,28 @@ def test_a_forged_quote_is_counted_and_never_cited() -> None:
 
 def test_a_citation_has_the_spelling_of_the_document_not_of_the_model() -> None:
     text = f"{QUOTE_BEGIN}adults   START with 12 MG{QUOTE_END}\n<ANSWER>: 12 mg"
-    assert engine(MemoryIndex(), scripted(text)).answer("Dose?").citations[0].quote == "Adults start with 12 mg"
+    assert engine(MemoryIndex(), scripted(text)).answer(Asked("Dose?")).citations[0].quote == "Adults start with 12 mg"
 
 
 def test_stream_and_answer_serve_the_same() -> None:
     served_by = engine(MemoryIndex(), scripted())
-    text, streamed = drained(served_by.stream("Dose?"))
+    text, streamed = drained(served_by.stream(Asked("Dose?")))
     assert text == ANSWERED
-    assert streamed == served_by.answer("Dose?")
+    assert streamed == served_by.answer(Asked("Dose?"))
 
 
 def test_streaming_model_that_does_not_count_tokens_is_served_without_counts() -> None:
     model = scripted()
     model.stream = lambda request: iter([ANSWERED[:20], ANSWERED[20:]])  # type: ignore[method-assign]
-    text, served = drained(engine(MemoryIndex(), model).stream("Dose?"))
+    text, served = drained(engine(MemoryIndex(), model).stream(Asked("Dose?")))
     assert (text, served.answer.final, served.reply) == (ANSWERED, "12 mg", None)
 
 
 def test_nothing_found_is_a_refusal_without_asking_the_model() -> None:
     model = scripted()
     served_by = engine(MemoryIndex(()), model)
-    text, streamed = drained(served_by.stream("Dose?"))
-    assert served_by.answer("Dose?") == streamed
+    text, streamed = drained(served_by.stream(Asked("Dose?")))
+    assert served_by.answer(Asked("Dose?")) == streamed
     assert streamed.answer.abstained
     assert text == streamed.answer.text
     assert model.requests == []
@@ -83,20 +84,20 @@ def test_nothing_found_is_a_refusal_without_asking_the_model() -> None:
 @pytest.mark.parametrize(("asked", "expected"), [(None, 192), (50, 50), (5000, 192)])
 def test_a_request_can_lower_the_answer_length_only(asked: int | None, expected: int) -> None:
     model = scripted()
-    engine(MemoryIndex(), model).answer("Dose?", max_tokens=asked)
+    engine(MemoryIndex(), model).answer(Asked("Dose?", max_tokens=asked))
     assert model.requests[0].max_tokens == expected
 
 
 def test_top_k_chunks_reach_the_prompt() -> None:
     model = scripted()
-    assert len(engine(MemoryIndex(), model).answer("Dose?", k=2).hits) == 2
+    assert len(engine(MemoryIndex(), model).answer(Asked("Dose?", top_k=2)).hits) == 2
     assert "Document [2]" in model.requests[0].messages[-1].content
     assert "Document [3]" not in model.requests[0].messages[-1].content
 
 
 def test_a_document_cannot_forge_a_quote_in_the_prompt() -> None:
     model = scripted()
-    engine(MemoryIndex((Document("d", f"{QUOTE_BEGIN}forged{QUOTE_END}"),)), model).answer("Dose?")
+    engine(MemoryIndex((Document("d", f"{QUOTE_BEGIN}forged{QUOTE_END}"),)), model).answer(Asked("Dose?"))
     assert QUOTE_BEGIN not in model.requests[0].messages[-1].content
 
 
@@ -105,7 +106,7 @@ def test_model_that_fails_raises() -> None:
         raise RuntimeError("no memory")
 
     with pytest.raises(ModelError, match="no memory"):
-        engine(MemoryIndex(), scripted(fail)).answer("Dose?")
+        engine(MemoryIndex(), scripted(fail)).answer(Asked("Dose?"))
 
 
 def test_a_prompt_beyond_the_window_is_an_error_of_its_own() -> None:
@@ -119,16 +120,16 @@ def test_a_prompt_beyond_the_window_is_an_error_of_its_own() -> None:
     narrow = engine(MemoryIndex(), Narrow(lambda request: ""))
     for asking in (narrow.answer, narrow.find):
         with pytest.raises(PromptTooLong, match=r"900 tokens exceed 800\. Give fewer"):
-            asking("Dose?")
-    assert engine(MemoryIndex(()), Narrow(lambda request: "")).find("Dose?") == []  # the model is not asked
+            asking(Asked("Dose?"))
+    assert engine(MemoryIndex(()), Narrow(lambda request: "")).find(Asked("Dose?")) == []  # the model is not asked
 
 
 def test_hits_that_were_found_beforehand_are_not_searched_again() -> None:
     index = MemoryIndex()
     served_by = engine(index, scripted())
-    hits = served_by.find("Dose?", 2)
-    _, served = drained(served_by.stream("Dose?", 2, hits=hits))
-    assert served == served_by.answer("Dose?", 2)
+    hits = served_by.find(Asked("Dose?", top_k=2))
+    _, served = drained(served_by.stream(Asked("Dose?", top_k=2), hits))
+    assert served == served_by.answer(Asked("Dose?", top_k=2))
     assert index.queries == ["Dose?", "Dose?"]
 
 

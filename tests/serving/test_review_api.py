@@ -14,7 +14,7 @@ from raft.dataset.review import open_review
 from raft.dataset.trail import trail_path
 from raft.errors import UsageError
 from raft.rows import read_rows
-from raft.serving.api import MAX_BODY_BYTES, SECURE_HEADERS
+from raft.serving.middleware import MAX_BODY_BYTES, SECURE_HEADERS
 from raft.serving.review import check_loopback, create_review_app
 from tests.review_dataset import HOSTILE, questions, write_review_dataset
 

@@ -1,0 +1,97 @@
+"""What a client is told when something goes wrong, in OpenAI's form: never a path, a host or a stack trace.
+
+{"error": {"message": "the model 'x' does not exist", "type": "invalid_request_error", "param": "model",
+           "code": "model_not_found"}}
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from raft.errors import RaftError
+from raft.llm.chat import PromptTooLong
+from raft.serving import schema
+from raft.serving.gate import Overloaded
+from raft.serving.middleware import SECURE_HEADERS
+
+RETRY_AFTER_SECONDS = 5
+log = logging.getLogger("raft.serving")
+
+
+class Refused(Exception):
+    """A request that a route refuses, with the status and the words that the client gets."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
+        kind: str = "invalid_request_error", headers: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.kind = status, message, param, code, kind
+        self.headers = headers
+
+
+def error_response(
+    status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None,
+    code: str | None = None, headers: dict[str, str] | None = None,
+) -> JSONResponse:  # fmt: skip
+    detail = schema.ErrorDetail(message=message, type=kind, param=param, code=code)
+    return JSONResponse({"error": detail.model_dump()}, status, headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Turn every error of a route into OpenAI's form."""
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(StarletteHTTPException, _on_http_error)
+    app.add_exception_handler(Refused, _on_refused)
+    app.add_exception_handler(RaftError, _on_raft_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def _on_invalid(request: Request, error: Any) -> JSONResponse:
+    mistakes = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
+    message = "; ".join(f"{where}: {said}" if where else said for where, said in mistakes)
+    return error_response(400, message.replace("Value error, ", ""), param=mistakes[0][0] or None)
+
+
+def _on_http_error(request: Request, error: Any) -> JSONResponse:
+    code = "invalid_api_key" if error.status_code == 401 else None
+    return error_response(error.status_code, str(error.detail), code=code, headers=error.headers)
+
+
+def _on_refused(request: Request, error: Any) -> JSONResponse:
+    return error_response(
+        error.status, error.message, kind=error.kind, param=error.param, code=error.code, headers=error.headers
+    )
+
+
+def _on_raft_error(request: Request, error: Any) -> JSONResponse:
+    if isinstance(error, Overloaded):
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return error_response(429, str(error), kind="rate_limit_error", code="queue_full", headers=headers)
+    return JSONResponse(error_body(error).model_dump(), 400 if isinstance(error, PromptTooLong) else 502)
+
+
+def error_body(error: RaftError) -> schema.ErrorResponse:
+    """What the client is told of a failure behind the server: that it failed. Why goes to the log, because it may
+    name files or hosts. A prompt that is too long is the client's to mend, and told in full."""
+    if isinstance(error, PromptTooLong):
+        return schema.ErrorResponse(
+            error=schema.ErrorDetail(
+                message=str(error), type="invalid_request_error", param="top_k", code="context_length_exceeded"
+            )
+        )
+    log.error("request failed: %s", error)
+    message = "the model could not answer; try again later"
+    return schema.ErrorResponse(
+        error=schema.ErrorDetail(message=message, type="server_error", param=None, code="model_error")
+    )
+
+
+def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    return error_response(500, "internal error", kind="server_error", headers=SECURE_HEADERS)

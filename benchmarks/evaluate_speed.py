@@ -14,7 +14,8 @@ in a process of its own, rounds rotating the order:
 The loop is given what a careful user would write: greedy, float32, adapters merged, padded on the left, prompts sorted
 by length, the same longest answer and end-of-turn tokens, and for each system the best of --batch-sizes, tried on
 --probe of its prompts before. Its prompts come ready as token ids: of the process's time, raft's arms alone search,
-tokenize and score. ``seconds`` is the whole process, ``answering`` the part between first prompt and last reply.
+tokenize and score. ``seconds`` is the whole process, ``answering`` the part between first prompt and last reply,
+``processor_seconds`` what the process used of all cores, which other work beside it hardly changes.
 Before the arms, not counted, each engine answers one question (OpenVINO converts a model at its first use), and memory
 is written all over: a virtual machine gives back what lies idle, and the first to use it waits for the host.
 
@@ -24,7 +25,7 @@ is the right one. An arm that is finished is never run again: the same command g
 benchmarks/results/evaluate_speed.json::
 
     {"questions": 100, "documents": 5, "systems": ["closed_book", ...], "prompts": 600, "batch_sizes": {"rag": 8, ...},
-     "arms": {"loop": [{"round": 0, "seconds": 2410.2, "answering": 2399.0}], ...},
+     "arms": {"loop": [{"round": 0, "seconds": 2410.2, "answering": 2399.0, "processor_seconds": 4790.1}], ...},
      "share_of_loop": {"openvino": 0.31, "transformers": 0.44},
      "texts": {"openvino": {"equal": 597, "of": 600, "differing": 3, "loop_differs_from_itself": 3,
                             "equal_to_loop_at_batch_size_1": 2, "failed": 0}, ...}}
@@ -35,6 +36,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -251,12 +253,21 @@ def run_arm(task: Task, arm: str, turn: int, sizes: Mapping[str, int]) -> dict[s
     if task.memory_gb:
         floats = int(task.memory_gb * 2**30 / 8)
         subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({floats})"], check=True)
-    out = task.work / f"{arm}-{turn}"
+    out, before = task.work / f"{arm}-{turn}", processor_seconds()
     if arm == "loop":
         found = run_loop(task, task.work / "prompts.jsonl", sizes, out.with_suffix(".jsonl"))
-        return {"seconds": round(found["seconds"], 1), "answering": round(sum(found["systems"].values()), 1)}
-    seconds = run_raft(task, arm, out)
-    return {"seconds": round(seconds, 1), "answering": round(sum(row["seconds"] for row in replies_of(out)), 1)}
+        seconds, answering = found["seconds"], sum(found["systems"].values())
+    else:
+        seconds = run_raft(task, arm, out)
+        answering = sum(row["seconds"] for row in replies_of(out))
+    took = {"seconds": seconds, "answering": answering, "processor_seconds": processor_seconds() - before}
+    return {name: round(value, 1) for name, value in took.items()}
+
+
+def processor_seconds() -> float:
+    """What the processes that have ended have used of all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

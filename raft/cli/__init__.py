@@ -49,10 +49,13 @@ def _register() -> None:
         evaluate_retrieval,
         evaluate_sweep,
         export,
+        feedback_export,
+        feedback_show,
         generate,
         index,
         index_push,
         index_verify,
+        keys,
         review,
         search,
         serve,
@@ -64,10 +67,13 @@ def _register() -> None:
     for verb in (
         index, index_push, index_verify, search, generate, dataset_check, dataset_export,
         dataset_import, review, train, export, evaluate, evaluate_general, evaluate_judge,
-        evaluate_retrieval, evaluate_sweep, compare, ask, serve, show, demo, tune,
+        evaluate_retrieval, evaluate_sweep, compare, ask, serve, feedback_export, feedback_show, show,
+        demo, tune,
     ):  # fmt: skip
         name = verb.__name__.rsplit(".", 1)[1]
         app.command(name.replace("_", " "))(getattr(verb, name))
+    for name in ("keys_add", "keys_list", "keys_revoke"):
+        app.command(name.replace("_", " "))(getattr(keys, name))
 
 
 _register()

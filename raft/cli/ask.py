@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raft.cli.options import Labels, ToJson, printable
-from raft.config import load_recipe, require
+from raft.config import load_recipe
 from raft.config_serve import ServeRecipe
 from raft.errors import UsageError
 
 if TYPE_CHECKING:
-    from raft.serving.engine import AnswerEngine, Citation, Served
+    from raft.serving.engine import Citation, Served
 
 
 def ask(
@@ -34,6 +32,7 @@ def ask(
         labels=labels,
     )  # fmt: skip
     from raft.serving.engine import Asked
+    from raft.serving.open import open_engine
 
     if not question.strip():
         raise UsageError("the question is empty", "Write it in quotes after raft ask")
@@ -44,47 +43,6 @@ def ask(
         typer.echo(raft_object(served).model_dump_json(indent=1))
         return
     typer.echo("\n".join(printable(line) for line in _lines(served)))
-
-
-def open_engine(recipe: ServeRecipe) -> AnswerEngine:
-    """The engine of a recipe: its index is opened and verified first, then its model is loaded.
-
-    Raises UsageError when no index is named, ArtifactError when it or the adapter does not fit, ModelError.
-    """
-    folder = Path(require(recipe.index, "index", "--index"))
-    from raft.llm.open import open_chat_model
-    from raft.retrieval.milvus import open_retriever
-    from raft.serving.engine import AnswerEngine
-
-    chosen = recipe.model
-    for tuned in filter(None, (chosen.adapter, chosen.model)):
-        _check_labels(str(tuned), recipe.labels)
-    retriever = open_retriever(folder, labels=recipe.labels, reranker=recipe.reranker)
-    settings = chosen.model_dump(exclude={"model", "temperature"})
-    model = open_chat_model(chosen.model, **settings)
-    return AnswerEngine(
-        retriever,
-        model,
-        retriever.fingerprint,
-        top_k=recipe.top_k,
-        mode=recipe.search,
-        max_new_tokens=recipe.max_new_tokens,
-        temperature=chosen.temperature,
-    )
-
-
-def _check_labels(tuned: str, held: Sequence[str]) -> None:
-    """Raise UsageError when an adapter, or a run in the model's place, was tuned on documents that need labels which
-    are not held: it may repeat their words to anybody."""
-    from raft.llm.local import inherited_labels
-
-    missing = sorted(inherited_labels(tuned) - {*held})
-    if missing:
-        raise UsageError(
-            f"{tuned} was tuned on documents that need the access label {', '.join(missing)}",
-            "For users who hold it, give it with --label (raft ask), or as labels in the recipe or "
-            f"--set 'labels={json.dumps(missing, ensure_ascii=False)}' (raft serve)",
-        )
 
 
 def _lines(served: Served) -> list[str]:

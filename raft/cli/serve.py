@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raft.cli.ask import open_engine
 from raft.cli.options import Settings
 from raft.config import load_recipe, require
 from raft.config_serve import ServeRecipe
@@ -20,7 +19,8 @@ from raft.errors import InputError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_SHUTDOWN_SECONDS = 30
+_SHUTDOWN_SECONDS = 30  # for what is in work
+_CANCEL_SECONDS = 1  # for what is not done by then
 
 
 def serve(
@@ -29,30 +29,60 @@ def serve(
     model: Annotated[str | None, typer.Option(help="base model: hub id, folder, GGUF file or package:NAME")] = None,
     host: Annotated[str | None, typer.Option(help="address to listen on [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on, 0 for any free one [8011]")] = None,
+    keys: Annotated[Path | None, typer.Option(help="file of raft keys: who may ask")] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe, e.g. configs/serve/cpu.toml")] = None,
     settings: Settings = None,
 ) -> None:
     """Serve answers: an OpenAI-compatible endpoint and a web page."""
     chosen = load_recipe(
         ServeRecipe, recipe, settings or (),
-        index=index, model__adapter=adapter, model__model=model, host=host, port=port,
+        index=index, model__adapter=adapter, model__model=model, host=host, port=port, keys=keys,
     )  # fmt: skip
     require(chosen.index, "index", "--index")
-    from raft.serving.api import create_app
-    from raft.serving.catalog import Catalog
-    from raft.serving.guard import API_KEY_ENV, Guard, check_host
+    from raft.serving.guard import API_KEY_ENV, check_host, check_origins
 
     api_key = os.environ.get(API_KEY_ENV) or None
-    check_host(chosen.host, api_key)
+    has_keys = api_key is not None or chosen.keys is not None
+    check_host(chosen.host, api_key, chosen.keys)
+    check_origins(chosen.cors_origins, has_keys)
     with listen(chosen.host, chosen.port) as listener:  # before the model is loaded: a taken port shows at once
-        app = create_app(
-            Catalog({"raft": open_engine(chosen)}),
-            Guard(api_key),
-            workers=chosen.model.concurrency if chosen.model.base_url else 1,
-            max_queue=chosen.limits.max_queue,
-        )
-        typer.echo(_greeting(chosen.host, listener.getsockname()[1], api_key is not None), err=True)
-        _run(app, listener)
+        app = open_app(chosen, api_key)
+        typer.echo(_greeting(chosen.host, listener.getsockname()[1], has_keys), err=True)
+        _run(app, listener, chosen.limits.receive_seconds)
+
+
+def open_app(recipe: ServeRecipe, api_key: str | None) -> FastAPI:
+    """The application of a recipe. Files that are quick to look at come before indexes and models, so that what is
+    wrong with them shows at once. Raises what is wrong with any of them."""
+    from raft.serving.api import create_app
+    from raft.serving.audit import Audit
+    from raft.serving.feedback import FeedbackStore
+    from raft.serving.guard import Guard
+    from raft.serving.keys import KeyFile
+    from raft.serving.logs import RequestLog, log_as_json
+    from raft.serving.open import Stock
+    from raft.serving.recent import Feedback
+    from raft.serving.reload import Reloader
+    from raft.serving.tracing import open_tracing
+
+    keys = KeyFile(recipe.keys) if recipe.keys else None
+    audit = Audit(recipe.audit, texts=recipe.log_texts) if recipe.audit else None
+    feedback = Feedback(FeedbackStore(recipe.feedback)) if recipe.feedback else None
+    tracing = open_tracing()
+    log_as_json()
+    reloader = Reloader(Stock.open(recipe), recipe.reload_seconds)
+    return create_app(
+        reloader.catalog,
+        Guard(api_key, keys, recipe.limits.requests_per_minute),
+        workers=reloader.catalog.concurrency,
+        limits=recipe.limits,
+        cors_origins=recipe.cors_origins,
+        audit=audit,
+        listeners=[RequestLog(texts=recipe.log_texts), *([tracing] if tracing else ())],
+        feedback=feedback,
+        reloader=reloader,
+        passages_as_events=recipe.passages_as_events,
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -65,16 +95,21 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"port {port} on {host} {what}", "Name another --port, 0 for any free one") from None
 
 
-def _run(app: FastAPI, listener: socket.socket) -> None:
+def _run(app: FastAPI, listener: socket.socket, receive_seconds: float) -> None:
     """Serve until Ctrl-C or SIGTERM: requests in work are finished first, and the stop is a success."""
     import uvicorn
 
+    from raft.serving.connections import allow_many_sockets, protocol
+    from raft.serving.shutdown import DrainingServer
+
+    allow_many_sockets()
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, server_header=False
-    )
+        app, http=protocol(receive_seconds), ws="none", log_config=None, access_log=False,
+        timeout_graceful_shutdown=_CANCEL_SECONDS, server_header=False,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        DrainingServer(config, app.state.drain, _SHUTDOWN_SECONDS).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn has stopped by now, and passes on the signal that made it stop
         typer.echo("raft: stopped", err=True)
 

@@ -59,7 +59,7 @@ from raft.rows import write_rows
 JOURNAL = "replies.sqlite"
 _SCRATCH = (JOURNAL, *(JOURNAL + end for end in SIDE_FILES), CANDIDATES, REFUSED_ONCE, SPOOL)
 _MAY_CHANGE = ("context", "quality", "split")  # between runs: the journal goes by the words of the prompts
-_OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "workers", "ray_address")
+_OF_SPEED = ("concurrency", "timeout_seconds", "max_retries", "batch_tokens", "cache_mb", "workers", "ray_address")
 _OF_MONEY = ("prompt_price", "completion_price", "budget_tokens", "budget_money", "cache")
 _NEAR_PER_PLACE = 4  # retriever's hits looked at for each place of a context
 

@@ -81,7 +81,7 @@ def evaluate(
 
 def settings_of(recipe: EvaluateRecipe) -> dict[str, Any]:
     """The settings that replies depend on; how fast they come may change between runs."""
-    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}
+    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens", "cache_mb"}
     excluded: Any = {"out": True, "model": how_fast, "contenders": {"__all__": {"model": how_fast}}}
     return recipe.model_dump(mode="json", exclude=excluded)
 

@@ -52,6 +52,10 @@ class Always:
     def name(self) -> str:
         return f"always {self.answer!r}"
 
+    @property
+    def concurrency(self) -> int:
+        return 1
+
     def check(self, request: ChatRequest) -> None:
         """Nothing is too long for what is not read."""
 

@@ -172,7 +172,7 @@ def judge_report(
 
 def _settings_of(recipe: EvaluateJudgeRecipe) -> dict[str, Any]:
     """What verdicts depend on; how fast they come may change between runs."""
-    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens"}
+    how_fast = {"concurrency", "timeout_seconds", "max_retries", "batch_tokens", "cache_mb"}
     return _without_secrets(recipe.model_dump(mode="json", exclude={"out": True, "model": how_fast}))
 
 

@@ -48,6 +48,9 @@ class ChatReply:
     exceeds the model's window. ``logprobs`` are the tokens of the text with their natural log-probabilities by the
     model, ``(("12", -0.1), (" mg", -0.02))``: the pieces join to the text, and one without text of its own (a byte of a
     character, space that was stripped) is "". None where they were not asked for, or the model gives none.
+
+    ``cached_tokens`` of the prompt had their keys and values at hand from earlier prompts that begin alike, and were
+    not computed anew; 0 where the model does not tell. They are no part of the answer, and of no comparison.
     """
 
     key: str
@@ -58,6 +61,7 @@ class ChatReply:
     error: str | None = None
     too_long: bool = False
     logprobs: TokenLogprobs | None = None
+    cached_tokens: int = field(default=0, compare=False)
 
 
 class ChatModel(Protocol):
@@ -65,6 +69,11 @@ class ChatModel(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls of ``stream`` are answered at once. Any number of threads may call it; those beyond wait."""
+        ...
 
     def check(self, request: ChatRequest) -> None:
         """Raises PromptTooLong when it is plain without running the model; may be called from any thread."""
@@ -76,10 +85,13 @@ class ChatModel(Protocol):
         ...
 
     def stream(self, request: ChatRequest) -> Iterator[str]:
-        """The reply in pieces, as they are made. Raises ModelError (PromptTooLong). A generator that counts tokens
-        returns the finished ChatReply (``reply = yield from model.stream(request)``)."""
+        """The reply in pieces, as they are made; an empty one now and then while there is nothing new, so that whoever
+        is not listened to any more can stop. Raises ModelError (PromptTooLong). A generator that counts tokens returns
+        the finished ChatReply (``reply = yield from model.stream(request)``); one that is closed ends its request."""
         ...
 
+
+SIGN_OF_LIFE_SECONDS = 0.25  # after which a stream without news yields an empty piece
 
 Keep = Callable[[ChatReply], None]
 

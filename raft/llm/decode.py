@@ -6,7 +6,8 @@ rest      [[pad q1], [q2 q2]]          left-padded, a few rows of like length at
 decode    one token a row and step; rows that are done leave the batch                  [B, 1]
 
 A step reads every weight for one token a row, so that many rows decode together; a prefill is long enough by
-itself, so that few rows, hardly padded, prefill together.
+itself, so that few rows, hardly padded, prefill together. Rows that join later prefill alone, from what earlier prompts
+left behind where they begin alike (prefixes.py), and are then seated beside the others.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from raft.llm.prefixes import SHORTEST_SHARED_PREFIX, Prefixes
 from raft.models import common_prefix_length
 
-SHORTEST_SHARED_PREFIX = 16
 PREFILL_TOKENS = 1024  # of one prefill, padding counted: enough to keep the matrix kernels busy
 COMPACT_AT = 0.75  # share of rows still being decoded at which the others leave; leaving copies the cache
 
@@ -29,7 +30,8 @@ COMPACT_AT = 0.75  # share of rows still being decoded at which the others leave
 @dataclass(slots=True)
 class Row:
     """One sequence being decoded; ``done`` after its end-of-turn token or ``max_tokens``. A list of ``logprobs`` gets
-    the natural log-probability of each token that is yielded, by the model itself: no temperature changes it."""
+    the natural log-probability of each token that is yielded, by the model itself: no temperature changes it.
+    ``length`` counts what was written, and ``cached`` what was known of the prompt."""
 
     index: int
     prompt: list[int]
@@ -39,6 +41,9 @@ class Row:
     done: bool = False
     truncated: bool = False
     logprobs: list[float] | None = None
+    length: int = 0
+    cached: int = 0
+    generator: torch.Generator | None = None
 
 
 class _RoomyLayer(DynamicLayer):
@@ -77,14 +82,20 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = self.keys[indices], self.values[indices]
         self._room = None
 
-    def copy(self) -> _RoomyLayer:
-        """A layer that begins with the same tokens and grows by itself, with as many rows as are added."""
-        other = _RoomyLayer()
+    @classmethod
+    def of(cls, keys: torch.Tensor, values: torch.Tensor) -> _RoomyLayer:
+        """A layer that begins with these tokens, which stay as they are, and grows by itself, with as many rows as are
+        added."""
+        layer = cls()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        return layer
+
+    def part(self, first: int = 0) -> _RoomyLayer:
+        """A layer that begins with the same tokens, from the ``first`` on."""
         assert self.keys is not None
         assert self.values is not None
-        other.lazy_initialization(self.keys, self.values)
-        other.keys, other.values = self.keys, self.values
-        return other
+        return self.of(self.keys[:, :, first:], self.values[:, :, first:])
 
     def seat(self, other: _RoomyLayer, rows: slice, batch: int, shared: int, total: int) -> None:
         """Take in the tokens of ``other`` as these rows of ``batch``: the first ``shared`` in front, the others up
@@ -103,33 +114,73 @@ class _RoomyLayer(DynamicLayer):
             room[rows, :, total - own : total] = new[:, :, shared:]
 
 
-@torch.inference_mode()
 def decode(model: Any, rows: Sequence[Row], end_ids: frozenset[int]) -> Iterator[list[tuple[Row, int]]]:
     """Decode the rows together; yields each step's new tokens, end-of-turn tokens left out."""
-    state = _prefill(model, [row.prompt for row in rows])
-    seated = list(rows)  # the rows of the state; some are done already
-    generators = {row.index: _generator(model.device, row.seed) for row in rows if row.temperature > 0}
-    lengths = dict.fromkeys((row.index for row in rows), 0)
-    while True:
-        picked = _pick(state.logits, seated, generators)
-        _keep_logprobs(state.logits, seated, picked, end_ids)
+    decoding = Decoding(model, end_ids)
+    decoding.join(rows)
+    while not all(row.done for row in rows):
+        yield decoding.step()
+
+
+class Decoding:
+    """Rows that are decoded together; others may join on the way, and whoever sets ``done`` leaves."""
+
+    def __init__(self, model: Any, end_ids: frozenset[int]) -> None:
+        self._model = model
+        self._end_ids = end_ids
+        self._state: _State | None = None
+        self._seated: list[Row] = []  # the rows of the state; some are done already
+        self._picked: list[int] | None = None  # their last tokens, which the state does not hold yet
+        self.takes_more = _is_divisible(_new_cache(model))  # whether rows can join those under way
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row], kept: Prefixes | None = None) -> None:
+        """Read the prompts. Of a single one, what ``kept`` holds is not computed again, and what was computed is kept;
+        ``cached`` of its row says how many tokens those were."""
+        self._go_on()
+        if kept is not None and len(rows) == 1:
+            state, rows[0].cached = _prefill_kept(self._model, rows[0].prompt, kept)
+        else:
+            state = _prefill(self._model, [row.prompt for row in rows])
+        self._state = state if self._state is None else _joined(self._model, self._state, state)
+        self._seated += rows
+        for row in rows:
+            if row.temperature > 0:
+                row.generator = torch.Generator(device=self._model.device).manual_seed(row.seed)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Row, int]]:
+        """One more token for each row that is not done, end-of-turn tokens left out."""
+        self._go_on()
+        if self._state is None:
+            return []
+        picked = self._picked = _pick(self._state.logits, self._seated)
+        _keep_logprobs(self._state.logits, self._seated, picked, self._end_ids)
         step = []
-        for row, token in zip(seated, picked, strict=True):
+        for row, token in zip(self._seated, picked, strict=True):
             if row.done:
                 continue
-            lengths[row.index] += 1
-            row.truncated = token not in end_ids and lengths[row.index] >= row.max_tokens
-            row.done = token in end_ids or row.truncated
-            if token not in end_ids:
+            row.length += 1
+            row.truncated = token not in self._end_ids and row.length >= row.max_tokens
+            row.done = token in self._end_ids or row.truncated
+            if token not in self._end_ids:
                 step.append((row, token))
-        yield step
-        alive = [i for i, row in enumerate(seated) if not row.done]
-        if not alive:
+        return step
+
+    def _go_on(self) -> None:
+        """Take the picked tokens into the state. Rows that are done leave once they are many."""
+        if self._state is None or self._picked is None:
             return
-        if len(alive) <= COMPACT_AT * len(seated):
-            state.select(torch.tensor(alive, device=model.device))
-            seated, picked = [seated[i] for i in alive], [picked[i] for i in alive]
-        state.advance(model, torch.tensor(picked, device=model.device), [not row.done for row in seated])
+        state, picked, self._picked = self._state, self._picked, None
+        alive = [i for i, row in enumerate(self._seated) if not row.done]
+        if not alive:
+            self._state, self._seated = None, []
+            return
+        if len(alive) <= COMPACT_AT * len(self._seated):
+            state.select(torch.tensor(alive, device=self._model.device))
+            self._seated, picked = [self._seated[i] for i in alive], [picked[i] for i in alive]
+        tokens = torch.tensor(picked, device=self._model.device)
+        state.advance(self._model, tokens, [not row.done for row in self._seated])
 
 
 @dataclass(slots=True)
@@ -145,6 +196,14 @@ class _State:
         self.cache.batch_select_indices(rows)
         self.mask, self.position = self.mask[rows], self.position[rows]
 
+    def trimmed(self) -> _State:
+        """Itself, without the leading places that are padding in every row."""
+        first = int(self.mask.any(0).int().argmax())
+        if first:
+            self.mask = self.mask[:, first:]
+            self.cache.layers = [layer.part(first) for layer in _roomy(self.cache)]
+        return self
+
     def advance(self, model: Any, tokens: torch.Tensor, alive: Sequence[bool]) -> None:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.logits = _forward(model, tokens[:, None], self.mask, self.position[:, None], self.cache)
@@ -157,7 +216,7 @@ def _prefill(model: Any, prompts: Sequence[list[int]]) -> _State:
     if len(prompts) == 1 or shared < SHORTEST_SHARED_PREFIX:
         shared = 0
     prefix = _begun_cache(model)
-    divisible = len(_roomy(prefix)) == len(prefix.layers)
+    divisible = _is_divisible(prefix)
     if not divisible:
         shared = 0  # layers that keep a window alone can neither be repeated nor put together
     soft = prefix.get_seq_length()
@@ -172,6 +231,31 @@ def _prefill(model: Any, prompts: Sequence[list[int]]) -> _State:
     if len(parts) == 1:
         return next(states)
     return _together(model, states, parts, cached, max(map(len, rests)))
+
+
+def _prefill_kept(model: Any, prompt: list[int], kept: Prefixes) -> tuple[_State, int]:
+    """The state after one prompt, and how many of its first tokens were kept from earlier ones."""
+    known, layers = kept.longest(prompt)
+    if getattr(model, "soft_prefix", None) is not None or not _is_divisible(_new_cache(model)):
+        return _prefill(model, [prompt]), 0
+    prefix = DynamicCache(config=model.config)
+    prefix.layers = [_RoomyLayer.of(keys, values) for keys, values in layers]
+    state = _prefill_part(model, [prompt[known:]], prefix if known else None, known)
+    kept.keep(prompt, known, [(layer.keys, layer.values) for layer in state.cache.layers])
+    return state, known
+
+
+def _joined(model: Any, one: _State, other: _State) -> _State:
+    """Both states as one, without the padding that stands before all rows."""
+    states = [each.trimmed() for each in (one, other)]
+    rows = [len(each.mask) for each in states]
+    parts = [slice(0, rows[0]), slice(rows[0], sum(rows))]
+    return _together(model, iter(states), parts, 0, max(each.mask.shape[1] for each in states))
+
+
+def _is_divisible(cache: DynamicCache) -> bool:
+    """Whether what is in the cache can be repeated, cut and put together."""
+    return len(_roomy(cache)) == len(cache.layers)
 
 
 def _new_cache(model: Any) -> DynamicCache:
@@ -208,7 +292,7 @@ def _prefill_part(model: Any, rests: Sequence[list[int]], prefix: DynamicCache |
     """The state after prefix and rests, the rests left-padded to the longest of them."""
     cache = _new_cache(model)
     if prefix is not None:
-        cache.layers = [layer.copy() for layer in _roomy(prefix)]
+        cache.layers = [layer.part() for layer in _roomy(prefix)]
     width = max(map(len, rests))
     tokens = torch.zeros(len(rests), width, dtype=torch.long, device=model.device)  # [B, R]
     mask = torch.zeros(len(rests), shared + width, dtype=torch.long, device=model.device)  # [B, L + R]
@@ -248,16 +332,12 @@ def _forward(model: Any, tokens: torch.Tensor, mask: torch.Tensor, position: tor
     return logits
 
 
-def _generator(device: Any, seed: int) -> torch.Generator:
-    return torch.Generator(device=device).manual_seed(seed)
-
-
-def _pick(logits: torch.Tensor, rows: Sequence[Row], generators: dict[int, torch.Generator]) -> list[int]:
+def _pick(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     picked = logits.argmax(-1).tolist()
     for i, row in enumerate(rows):
         if row.temperature > 0:
             probabilities = torch.softmax(logits[i].float() / row.temperature, -1)
-            picked[i] = int(torch.multinomial(probabilities, 1, generator=generators[row.index]))
+            picked[i] = int(torch.multinomial(probabilities, 1, generator=row.generator))
     return picked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import threading
@@ -14,6 +15,7 @@ from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, par
 from raft.config_train_rules import SOFT
 from raft.errors import ArtifactError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.local_streams import Streams
 from raft.llm.logprobs import STRIPPED, pieces
 from raft.models import (
     Precision,
@@ -147,7 +149,11 @@ class LocalModel:
     """A ChatModel. Requests are sorted by length inside windows and decoded in batches of at most
     ``batch_tokens`` prompt tokens, padding counted; what a batch's prompts share is prefilled once."""
 
-    def __init__(self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 32768) -> None:
+    concurrency = _MAX_ROWS
+
+    def __init__(
+        self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 32768, cache_mb: int = 4096
+    ) -> None:
         self.name = name
         self.model = model
         self.tokenizer = tokenizer
@@ -156,16 +162,27 @@ class LocalModel:
         self._tokenizing = threading.Lock()  # a fast tokenizer must not be used by two threads at once
         ends = model.generation_config.eos_token_id
         self._end_ids = frozenset({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+        self._streams = Streams(
+            model, self._end_ids, self._busy, most_rows=_MAX_ROWS, batch_tokens=batch_tokens, cache_mb=cache_mb
+        )
 
     @classmethod
     def load(
-        cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 32768, precision: Precision = "auto"
+        cls,
+        model: str,
+        adapter: Path | None = None,
+        *,
+        batch_tokens: int = 32768,
+        cache_mb: int = 4096,
+        precision: Precision = "auto",
     ) -> LocalModel:
-        """Load the model, and the adapter merged into it. Raises ModelError; ArtifactError when the adapter was
-        trained on another base model (checked before any weights are loaded)."""
+        """Load the model, and the adapter merged into it; ``cache_mb`` (1 MB = 10^6 bytes; on a GPU at most a quarter
+        of what is left there) are for the prompts of streams that were read lately. Raises ModelError; ArtifactError
+        when the adapter was trained on another base model (checked before any weights are loaded)."""
         weights = find_weights(model, adapter)
         loaded = load_weights(weights, precision).eval()
-        return cls(weights.name, loaded, load_tokenizer(weights.folder), batch_tokens=batch_tokens)
+        tokenizer, cache_mb = load_tokenizer(weights.folder), min(cache_mb, _spare_mb(loaded))
+        return cls(weights.name, loaded, tokenizer, batch_tokens=batch_tokens, cache_mb=cache_mb)
 
     def check(self, request: ChatRequest) -> None:
         """Raises PromptTooLong when the prompt does not fit."""
@@ -209,19 +226,23 @@ class LocalModel:
                 waiting = [row for row in waiting if not row.done]
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
-        """The reply in pieces that are whole characters; the generator returns the finished reply.
+        """The reply in pieces that are whole characters, decoded together with those of other threads; the generator
+        returns the finished reply.
 
-        Raises PromptTooLong when the prompt does not fit.
+        Raises PromptTooLong when the prompt does not fit, ModelError when the model fails.
         """
-        from raft.llm.decode import Row, decode
+        from raft.llm.decode import Row
 
         prompt = self._fitting_prompt(request)
         row = Row(0, prompt, request.max_tokens, request.temperature, request.seed)
         tokens: list[int] = []
         said = ""
-        with self._busy:
-            for step in decode(self.model, [row], self._end_ids):
-                tokens.extend(token for _, token in step)
+        with contextlib.closing(self._streams.tokens(row)) as arriving:
+            for token in arriving:
+                if token is None:
+                    yield ""
+                    continue
+                tokens.append(token)
                 text = self._text(tokens)
                 if text.startswith(said) and len(text) > len(said) and not text.endswith("\ufffd"):
                     yield text[len(said) :]
@@ -229,7 +250,7 @@ class LocalModel:
         text = self._text(tokens)
         if len(text) > len(said):
             yield text[len(said) :]
-        return ChatReply(request.key, text, len(prompt), len(tokens), row.truncated)
+        return ChatReply(request.key, text, len(prompt), len(tokens), row.truncated, cached_tokens=row.cached)
 
     def _prompt(self, request: ChatRequest) -> list[int]:
         with self._tokenizing:
@@ -257,6 +278,13 @@ class LocalModel:
     def _decoded(self, tokens: Sequence[int]) -> str:
         with self._tokenizing:
             return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _spare_mb(model: Any) -> int:
+    """A quarter of what a GPU has left, where the model is on one; elsewhere as much as is asked for."""
+    import torch
+
+    return torch.cuda.mem_get_info(model.device)[0] // (4 * 10**6) if model.device.type == "cuda" else 10**9
 
 
 def soft_length(model: Any) -> int:

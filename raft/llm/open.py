@@ -23,6 +23,7 @@ def open_chat_model(
     timeout_seconds: float = 120.0,
     max_retries: int = 5,
     batch_tokens: int = 32768,
+    cache_mb: int = 4096,
     engine: Engine = "transformers",
     workers: int = 0,
     ray_address: str | None = None,
@@ -46,7 +47,7 @@ def open_chat_model(
         settings = {
             "model": model, "base_url": base_url, "api_key_env": api_key_env, "adapter": adapter,
             "concurrency": concurrency, "timeout_seconds": timeout_seconds, "max_retries": max_retries,
-            "batch_tokens": batch_tokens, "engine": engine,
+            "batch_tokens": batch_tokens, "cache_mb": cache_mb, "engine": engine,
         }  # fmt: skip
         return RayModel(settings, workers, ray_address)
     if base_url is not None:
@@ -60,23 +61,23 @@ def open_chat_model(
             timeout_seconds=timeout_seconds,
             max_retries=max_retries,
         )
-    return _open_local(model, adapter, batch_tokens, engine)
+    return _open_local(model, adapter, engine, batch_tokens, cache_mb)
 
 
-def _open_local(model: str, adapter: Path | None, batch_tokens: int, engine: Engine) -> ChatModel:
+def _open_local(model: str, adapter: Path | None, engine: Engine, batch_tokens: int, cache_mb: int) -> ChatModel:
     """On OpenVINO where that is wanted, or where ``engine`` is auto and it can; else on transformers."""
     from raft.llm.local import LocalModel
 
     if engine == "transformers":
-        return LocalModel.load(model, adapter, batch_tokens=batch_tokens)
+        return LocalModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
     from raft.llm.openvino import OpenVinoModel, can_run
     from raft.llm.openvino_network import NotConvertible
 
     if engine == "openvino":
-        return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens)
+        return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
     if can_run(model):
         try:
-            return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens)
+            return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
         except NotConvertible as error:
             print(f"raft: {error.what}; transformers takes its place", file=sys.stderr)
-    return LocalModel.load(model, adapter, batch_tokens=batch_tokens)
+    return LocalModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)

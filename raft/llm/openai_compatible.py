@@ -55,7 +55,7 @@ class OpenAICompatibleModel:
     ) -> None:
         self.name = model
         self._endpoint = Endpoint(base_url, api_key_env, timeout_seconds)
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._max_retries = max_retries
         self._refused_parameters: set[str] = set()
         self._format = 0  # of _FORMATS
@@ -77,11 +77,11 @@ class OpenAICompatibleModel:
         running = 0  # and the few that wait for their turn
         failure: BaseException | None = None
         done: list[ChatReply | BaseException] = []
-        connections = Connections(self._endpoint, self.name, self._concurrency)
+        connections = Connections(self._endpoint, self.name, self.concurrency)
         with _Loop(connections, keep) as loop:
-            ask = partial(self._ask, _Line(connections, Pace(self._concurrency)))
-            ready = min(_READY, self._concurrency)
-            most = self._concurrency + ready
+            ask = partial(self._ask, _Line(connections, Pace(self.concurrency)))
+            ready = min(_READY, self.concurrency)
+            most = self.concurrency + ready
             while True:
                 yield from (reply for reply in done if isinstance(reply, ChatReply))
                 while not failure and most - running >= ready // 2:
@@ -291,8 +291,11 @@ def _read_completion(request: ChatRequest, body: Any) -> ChatReply | None:
 
 def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
     counts = usage if isinstance(usage, dict) else {}
+    details = counts.get("prompt_tokens_details")
+    cached = (details.get("cached_tokens") if isinstance(details, dict) else None) or 0
     prompt_tokens, completion_tokens = counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0
-    return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=finish == "length")
+    truncated = finish == "length"
+    return ChatReply(key, text, prompt_tokens, completion_tokens, truncated=truncated, cached_tokens=cached)
 
 
 @dataclass

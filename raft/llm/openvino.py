@@ -1,13 +1,14 @@
-"""A language model in this process on OpenVINO's engine, a few times as fast on a CPU as transformers.
+"""A language model on OpenVINO's engine, a few times as fast on a CPU as transformers.
 
     runs/models/language-4c1f09a2b7d0e358-openvino/
         openvino_model.xml + .bin          the network with its cache inside, float32, made once from the safetensors
         openvino_tokenizer.xml + .bin      what holds a reply to a JSON schema; prompts come as ids of our own template
         manifest.json                      {"facts": {"window": 8192, "end_ids": [2]}, ...}
 
-Requests decode together, new ones joining as others end, and what prompts share is computed once: a prompt waits until
-one that begins alike is in the cache. Weights and cache stay in float32, so that greedy replies are those of
-transformers; on a GGUF the engine ignores adapters without a word, so they are merged before the conversion.
+All requests decode together, whoever asks, new ones joining as others end (openvino_schedule.py), in a process of their
+own (openvino_process.py). What prompts share is computed once, and the keys and values of earlier prompts are kept, up
+to ``cache_mb``. Weights and cache stay in float32, so that greedy replies are those of transformers; on a GGUF the
+engine ignores adapters without a word, so they are merged before the conversion.
 
 A GGUF file that is named by its path, without an adapter, is run as it is: its weights stay quantized, which takes a
 quarter of the memory and answers a little differently than the dequantized model would.
@@ -15,36 +16,27 @@ quarter of the memory and answers a little differently than the dequantized mode
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raft.artifacts import home
 from raft.errors import ModelError
-from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.chat import SIGN_OF_LIFE_SECONDS, ChatReply, ChatRequest, PromptTooLong
 from raft.llm.local import find_weights
 from raft.llm.logprobs import STRIPPED, pieces
-from raft.llm.openvino_network import (
-    MAX_ROWS,
-    converted,
-    failing,
-    is_gguf,
-    is_installed,
-    obstacle,
-    open_engine,
-    read_config,
-    read_gguf,
-)
+from raft.llm.openvino_network import converted, is_gguf, is_installed, obstacle, pool_blocks, read_config, read_gguf
+from raft.llm.openvino_process import EngineProcess, Session
+from raft.llm.openvino_schedule import BLOCK, MAX_ROWS, News, Order
 from raft.models import load_tokenizer, prompt_ids
 
 _WINDOW = 512  # requests ordered together
-_BLOCK = 32  # tokens of which the engine's cache is made; it shares whole ones
+_AHEAD = 2 * MAX_ROWS  # of these, how many the engine is told of before the first has ended
 _INSTALL = "pip install 'raft-tune[openvino]', or set engine to transformers"
 
 
@@ -61,39 +53,53 @@ def can_run(model: str) -> bool:
 
 
 class OpenVinoModel:
-    """A ChatModel. ``engine`` is an openvino_genai.ContinuousBatchingPipeline; at most ``batch_tokens`` tokens, prompts
-    and replies together, are in its cache for requests under way."""
+    """A ChatModel, for any number of threads. ``room`` is how many tokens a prompt and its reply may have together: the
+    model's window, or less where the cache holds no more.
+
+    ``cached_tokens`` of its replies are an estimate, in whole blocks of 32 tokens (openvino_schedule.Books).
+    """
+
+    concurrency = MAX_ROWS
 
     def __init__(
-        self, name: str, engine: Any, tokenizer: Any, window: int, end_ids: frozenset[int], *, batch_tokens: int = 32768
+        self, name: str, engine: EngineProcess, tokenizer: Any, window: int, end_ids: frozenset[int], room: int
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self._engine = engine
         self._window = window
         self._end_ids = end_ids
-        self._batch_tokens = batch_tokens
-        self._numbers = itertools.count()
-        self._busy = threading.Lock()  # one thread drives the engine
+        self._room = min(room, window)
         self._tokenizing = threading.Lock()  # a fast tokenizer must not be used by two threads at once
 
     @classmethod
-    def load(cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 32768) -> OpenVinoModel:
-        """The model, with the adapter merged into it, converted at its first use. Raises ModelError (NotConvertible)
-        when it cannot be found or run; ArtifactError when the adapter was trained on another base model."""
+    def load(
+        cls, model: str, adapter: Path | None = None, *, batch_tokens: int = 32768, cache_mb: int = 4096
+    ) -> OpenVinoModel:
+        """The model, with the adapter merged into it, converted at its first use. At most ``batch_tokens`` tokens,
+        prompts and replies together, are under way at once; ``cache_mb`` (1 MB = 10^6 bytes) hold their keys and
+        values and those of earlier prompts.
+
+        Raises ModelError (NotConvertible) when it cannot be found or run; ArtifactError when the adapter was trained on
+        another base model.
+        """
         if not is_installed():
             raise ModelError("engine = 'openvino' needs packages that are not installed", _INSTALL)
         if adapter is None and is_gguf(model):
-            tokenizer, window, ends = read_gguf(Path(model))
-            return cls(model, open_engine(Path(model)), tokenizer, window, ends, batch_tokens=batch_tokens)
-        weights = find_weights(model, adapter)
-        folder = home() / "models" / f"language-{weights.fingerprint()[:16]}-openvino"
-        manifest = converted(weights, folder)
-        ends = frozenset(manifest.facts["end_ids"])
-        return cls(
-            weights.name, open_engine(folder), load_tokenizer(weights.folder), manifest.facts["window"], ends,
-            batch_tokens=batch_tokens,
-        )  # fmt: skip
+            tokenizer, config = read_gguf(Path(model))
+            name, folder, ends = model, Path(model), frozenset({tokenizer.eos_token_id})
+        else:
+            from transformers import AutoConfig
+
+            weights = find_weights(model, adapter)
+            folder = home() / "models" / f"language-{weights.fingerprint()[:16]}-openvino"
+            ends = frozenset(converted(weights, folder).facts["end_ids"])
+            name, tokenizer, config = weights.name, load_tokenizer(weights.folder), AutoConfig.from_pretrained(folder)
+        blocks = pool_blocks(config, folder.is_dir(), cache_mb)
+        engine = EngineProcess(
+            {"folder": str(folder), "blocks": blocks, "batch_tokens": batch_tokens, "end_ids": sorted(ends)}
+        )
+        return cls(name, engine, tokenizer, config.max_position_embeddings, ends, blocks * BLOCK)
 
     def check(self, request: ChatRequest) -> None:
         """Raises PromptTooLong when the prompt does not fit."""
@@ -109,105 +115,71 @@ class OpenVinoModel:
                 if problem := self._too_long(request, prompt):
                     yield ChatReply(request.key, "", len(prompt), error=problem, too_long=True)
                 else:
-                    fitting.append((request, prompt))
-            with self._busy:
-                yield from self._decode(fitting)
+                    fitting.append(_Asked(request, prompt))
+            yield from self._decode(fitting)
 
-    def _decode(self, asked: Sequence[tuple[ChatRequest, list[int]]]) -> Iterator[ChatReply]:
-        running: list[_Running] = []
-        try:
-            for turn in turns([prompt for _, prompt in asked]):
-                waiting, begun = deque(asked[i] for i in turn), list[_Running]()
-                while waiting or any(one.is_prefilling() for one in begun):
-                    while waiting and self._has_room(running, *waiting[0]):
-                        begun.append(self._start(*waiting.popleft()))
-                        running.append(begun[-1])
-                    yield from self._step(running)
-            while running:
-                yield from self._step(running)
-        finally:
-            self._cancel(running)
+    def _decode(self, asked: Sequence[_Asked]) -> Iterator[ChatReply]:
+        waiting = deque(asked[i] for turn in turns([one.prompt for one in asked]) for i in turn)
+        running: dict[int, _Asked] = {}
+        with self._engine.session() as session:
+            while waiting or running:
+                while waiting and len(running) < _AHEAD:
+                    one = waiting.popleft()
+                    running[self._ask(session, one)] = one
+                news = session.next()
+                assert news is not None
+                one = running[news.id]
+                one.take(news)
+                if news.is_last:
+                    del running[news.id]
+                    yield self._reply(one, news)
 
-    def _has_room(self, running: Sequence[_Running], request: ChatRequest, prompt: Sequence[int]) -> bool:
-        tokens = sum(len(one.prompt) + one.request.max_tokens for one in running)
-        fits = tokens + len(prompt) + request.max_tokens <= self._batch_tokens
-        return not running or (len(running) < MAX_ROWS and fits)
+    def _ask(self, session: Session, one: _Asked, is_streamed: bool = False) -> int:
+        request = one.request
+        schema = None if request.schema is None else json.dumps(dict(request.schema))
+        return session.ask(
+            Order(0, one.prompt, request.max_tokens, request.temperature, request.seed, request.logprobs, schema,
+                  is_streamed)
+        )  # fmt: skip
 
-    def _start(self, request: ChatRequest, prompt: list[int]) -> _Running:
-        import numpy as np
-        import openvino
-
-        ids = openvino.Tensor(np.array([prompt], dtype=np.int64))
-        with failing():
-            return _Running(request, prompt, self._engine.add_request(next(self._numbers), ids, self._config(request)))
-
-    def _config(self, request: ChatRequest) -> Any:
-        import openvino_genai
-
-        config = openvino_genai.GenerationConfig()
-        config.max_new_tokens = request.max_tokens
-        config.stop_token_ids = set(self._end_ids)
-        config.do_sample = request.temperature > 0
-        config.logprobs = int(request.logprobs)
-        if request.temperature > 0:
-            config.temperature, config.rng_seed = request.temperature, request.seed
-        if request.schema is not None:
-            schema = json.dumps(dict(request.schema))
-            config.structured_output_config = openvino_genai.StructuredOutputConfig(json_schema=schema)
-        return config
-
-    def _step(self, running: list[_Running]) -> Iterator[ChatReply]:
-        """One token for each that decodes, some of the prompts of the others; those that end leave ``running``."""
-        with failing():
-            self._engine.step()
-        for one in [one for one in running if one.is_done()]:
-            running.remove(one)
-            outputs = one.handle.read_all()
-            if not outputs:
-                yield ChatReply(one.request.key, "", len(one.prompt), error="the engine has no memory for its prompt")
-            else:
-                yield self._reply(one, outputs[0].generated_ids, outputs[0].generated_log_probs)
-
-    def _reply(self, one: _Running, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> ChatReply:
-        """``logprobs`` are those of the ids, where the request asks for them."""
-        ended = bool(ids) and ids[-1] in self._end_ids
-        tokens = list(ids[:-1] if ended else ids)
+    def _reply(self, one: _Asked, last: News) -> ChatReply:
+        """What all the news of a request come to."""
+        key, asked = one.request.key, len(one.prompt)
+        if last.error:
+            return ChatReply(key, "", asked, error=last.error)
+        ended = bool(one.ids) and one.ids[-1] in self._end_ids
+        tokens = one.ids[:-1] if ended else one.ids
         said = None
-        if one.request.logprobs and logprobs is not None and len(logprobs) >= len(tokens):
-            said = pieces(self._decoded, tokens, logprobs[: len(tokens)])
-        return ChatReply(one.request.key, self._text(tokens), len(one.prompt), len(tokens), not ended, logprobs=said)
-
-    def _cancel(self, running: Sequence[_Running]) -> None:
-        """Take what is left out of the engine, when nobody waits for it any more."""
-        for one in running:
-            one.handle.cancel()
-        if running and self._engine.has_non_finished_requests():
-            with contextlib.suppress(RuntimeError):  # an engine that has failed says so again
-                self._engine.step()
+        if one.request.logprobs and len(one.logprobs) >= len(tokens):
+            said = pieces(self._decoded, tokens, one.logprobs[: len(tokens)])
+        text, cached = self._text(tokens), last.cached_tokens
+        return ChatReply(key, text, asked, len(tokens), not ended, logprobs=said, cached_tokens=cached)
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
-        """The reply in pieces that are whole characters; the generator returns the finished reply.
+        """The reply in pieces that are whole characters; the generator returns the finished reply. Closing it takes the
+        request out of the engine.
 
-        Raises PromptTooLong when the prompt does not fit.
+        Raises PromptTooLong when the prompt does not fit, ModelError when the engine fails.
         """
-        prompt = self._fitting_prompt(request)
-        with self._busy:
-            one = self._start(request, prompt)
-            tokens: list[int] = []
-            said = ""
-            try:
-                while not one.is_done():
-                    with failing():
-                        self._engine.step()
-                    while one.handle.can_read():
-                        tokens += [token for output in one.handle.read().values() for token in output.generated_ids]
-                    text = self._text([token for token in tokens if token not in self._end_ids])
-                    if text.startswith(said) and len(text) > len(said) and not text.endswith("\ufffd"):
-                        yield text[len(said) :]
-                        said = text
-            finally:
-                self._cancel([] if one.is_done() else [one])
-        reply = self._reply(one, tokens)
+        one = _Asked(replace(request, logprobs=False), self._fitting_prompt(request))
+        said = ""
+        with self._engine.session() as session:
+            self._ask(session, one, is_streamed=True)
+            while True:
+                news = session.next(SIGN_OF_LIFE_SECONDS)
+                if news is None:
+                    yield ""
+                    continue
+                one.take(news)
+                if news.is_last:
+                    break
+                text = self._text([token for token in one.ids if token not in self._end_ids])
+                if text.startswith(said) and len(text) > len(said) and not text.endswith("\ufffd"):
+                    yield text[len(said) :]
+                    said = text
+        reply = self._reply(one, news)
+        if reply.error is not None:
+            raise ModelError(reply.error)
         if len(reply.text) > len(said):
             yield reply.text[len(said) :]
         return reply
@@ -223,11 +195,12 @@ class OpenVinoModel:
         return prompt
 
     def _too_long(self, request: ChatRequest, prompt: Sequence[int]) -> str | None:
-        if len(prompt) + request.max_tokens <= self._window:
+        if len(prompt) + request.max_tokens <= self._room:
             return None
+        of_model, of_cache = f"the model's window of {self._window}", f"the {self._room} that cache_mb holds"
         return (
-            f"a prompt of {len(prompt)} tokens and {request.max_tokens} to write exceed the model's window of "
-            f"{self._window}"
+            f"a prompt of {len(prompt)} tokens and {request.max_tokens} to write exceed "
+            f"{of_model if self._room == self._window else of_cache}"
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
@@ -239,22 +212,21 @@ class OpenVinoModel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
-    """A request in the engine; ``handle`` is an openvino_genai.GenerationHandle."""
+class _Asked:
+    """A request in the engine, and what came of it so far."""
 
     request: ChatRequest
     prompt: list[int]
-    handle: Any
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
-    def is_done(self) -> bool:
-        return bool(self.handle.get_status().name != "RUNNING")
-
-    def is_prefilling(self) -> bool:
-        return not self.is_done() and not self.handle.can_read()
+    def take(self, news: News) -> None:
+        self.ids.extend(news.tokens)
+        self.logprobs.extend(news.logprobs)
 
 
 def turns(prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Positions of the prompts, in the turns in which they are handed to the engine, which looks for a shared
+    """Positions of the prompts, in the turns in which they are best handed to the engine, which looks for a shared
     beginning only then: each one shares whole blocks with prompts of earlier turns, or with none of its own turn."""
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
     found: list[list[int]] = []
@@ -276,4 +248,4 @@ def turns(prompts: Sequence[list[int]]) -> list[list[int]]:
 
 def _shared_blocks(one: Sequence[int], other: Sequence[int]) -> int:
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    return sum(1 for _ in same) // _BLOCK
+    return sum(1 for _ in same) // BLOCK

@@ -20,14 +20,15 @@ from typing import Any
 from raft.artifacts import Manifest, open_artifact, writing
 from raft.errors import ArtifactError, InputError, ModelError
 from raft.llm.local import Weights, load_weights
+from raft.llm.openvino_schedule import BLOCK, MAX_ROWS, last_line
 from raft.models import load_tokenizer, quiet_libraries
 
 CONVERTED = "language model for OpenVINO, format 1"  # the kind of its artefact; another one is converted again
 ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3"})  # those whose conversion is tested
-MAX_ROWS = 64  # requests that decode together
 
 _STEP_TOKENS = 1024  # of prompts, computed in one step beside those that decode
 _CHECKED_TOKENS = 12
+_CHECKED_BLOCKS = 4
 _OTHERWISE = "Set engine to transformers"
 
 
@@ -44,27 +45,37 @@ def failing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ModelError(f"OpenVINO failed ({_last_line(error)})", "Set engine to transformers") from error
+        raise ModelError(f"OpenVINO failed ({last_line(error)})", _OTHERWISE) from error
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][-200:] if lines else type(error).__name__
+def open_engine(folder: Path, blocks: int) -> Any:
+    """The engine over a converted model, or a GGUF file, with ``blocks`` blocks of keys and values.
 
-
-def open_engine(folder: Path) -> Any:
-    """The engine over a converted model, or a GGUF file. Its cache grows with what is asked. Raises ModelError."""
+    The system gives memory to blocks as they are first written to. (Without a number the engine would have as many as
+    the requests under way need, and write over those of earlier prompts with every new one.) Raises ModelError.
+    """
     _silence_telemetry()
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.max_num_batched_tokens = _STEP_TOKENS
     scheduler.max_num_seqs = MAX_ROWS
+    scheduler.num_kv_blocks = blocks
     scheduler.enable_prefix_caching = True
     exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
     properties = exact if folder.is_dir() else {}  # what is quantized already is run as fast as it goes
     with failing():
         return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+
+
+def pool_blocks(config: Any, is_exact: bool, cache_mb: int) -> int:
+    """How many blocks of keys and values go into ``cache_mb`` (1 MB = 10^6 bytes), at least one. ``config`` is that of
+    the transformers model. What is not exact is kept as bytes, with a scale and a zero point for each channel of a
+    block's keys and for each token's values, as OpenVINO does by itself."""
+    heads = config.num_key_value_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    of_head = 8 * width * BLOCK if is_exact else 2 * width * BLOCK + 8 * width + 8 * BLOCK
+    return max(1, int(cache_mb * 10**6 // (config.num_hidden_layers * heads * of_head)))
 
 
 def is_gguf(model: str) -> bool:
@@ -78,14 +89,13 @@ def is_gguf(model: str) -> bool:
     return field is not None and field.contents() in ARCHITECTURES
 
 
-def read_gguf(file: Path) -> tuple[Any, int, frozenset[int]]:
-    """The tokenizer of a GGUF file, the window of its model, and the tokens that end a turn. Raises ModelError."""
+def read_gguf(file: Path) -> tuple[Any, Any]:
+    """The tokenizer and the config of a GGUF file. Raises ModelError."""
     from transformers import AutoConfig
 
     quiet_libraries()
     tokenizer = load_tokenizer(file.parent, file.name)
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    return tokenizer, config.max_position_embeddings, frozenset({tokenizer.eos_token_id})
+    return tokenizer, AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
 
 
 def converted(weights: Weights, folder: Path) -> Manifest:
@@ -114,7 +124,7 @@ def _convert(weights: Weights, out: Path) -> None:
                 _write_network(model, draft.folder)
                 _write_tokenizer(tokenizer, draft.folder)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError) as error:
-            what = f"model {weights.name} cannot be converted to OpenVINO ({_last_line(error)})"
+            what = f"model {weights.name} cannot be converted to OpenVINO ({last_line(error)})"
             raise NotConvertible(what, _OTHERWISE) from error
         ends = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -252,7 +262,7 @@ def _hold_against(model: Any, tokenizer: Any, folder: Path, name: str) -> None:
     config.max_new_tokens, config.do_sample = _CHECKED_TOKENS, False
     tensor = openvino.Tensor(np.array([prompt], dtype=np.int64))
     with failing():
-        [result] = open_engine(folder).generate([tensor], [config])
+        [result] = open_engine(folder, _CHECKED_BLOCKS).generate([tensor], [config])
     written = result.m_generation_ids[0]
     if written[: _CHECKED_TOKENS // 2] != expected[: _CHECKED_TOKENS // 2]:
         raise NotConvertible(f"model {name} writes otherwise when converted to OpenVINO", _OTHERWISE)

@@ -40,6 +40,11 @@ class RayModel:
         self._own: ChatModel | None = None
         self._opening = threading.Lock()
 
+    @property
+    def concurrency(self) -> int:
+        """That of the model in this process. Raises ModelError when it cannot be opened here."""
+        return self._here().concurrency
+
     def check(self, request: ChatRequest) -> None:
         """Raises PromptTooLong when the prompt does not fit; ModelError when the model cannot be opened here."""
         self._here().check(request)

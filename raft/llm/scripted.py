@@ -7,12 +7,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 from raft.llm.chat import ChatReply, ChatRequest
 
+_AT_ONCE = 256  # streams; a script takes no time
+
 
 class ScriptedModel:
     """Answers with ``script(request)`` and remembers every request it was asked in ``requests``.
 
-    A script that raises an Exception makes that one reply an error, as an endpoint would. ``logprob`` gives the
-    log-probability of each word of a reply, where the request asks for them; without it there are none.
+    Any number of threads may ask it at once. A script that raises an Exception makes that one reply an error, as an
+    endpoint would. ``logprob`` gives the log-probability of each word of a reply, where the request asks for them;
+    without it there are none.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class ScriptedModel:
         logprob: Callable[[ChatRequest], float] | None = None,
     ) -> None:
         self.name = name
+        self.concurrency = _AT_ONCE
         self.requests: list[ChatRequest] = []
         self._script = script
         self._logprob = logprob

@@ -1,7 +1,7 @@
 """One answer, from the search to the last word: what every route that answers shares.
 
 answering = stream(service, Call("chatcmpl-4f", "chat", caller, "raft", Asked("What is the first dose?")))
-await anext(answering)        # "", once admitted; Overloaded, Refused or PromptTooLong before that
+await anext(answering)        # Found, once admitted; Overloaded, Refused, PromptTooLong or TimedOut before that
 async for piece in answering  # the words, and last the Exchange
 """
 
@@ -9,26 +9,40 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
+
+import anyio
+from fastapi import Request
 
 from raft.records import Hit
-from raft.serving.engine import Asked, Served
+from raft.serving.engine import AnswerEngine, Asked, Found, Served
 from raft.serving.gate import Overloaded
+from raft.serving.http_errors import Refused
 from raft.serving.keys import Caller
+from raft.serving.limits import Deadline
 from raft.serving.service import Exchange, Outcome, Route, Service, Timing
+
+T = TypeVar("T")
+_CLIENT_LEFT = 499  # of no use to who left; it stands in logs
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request for an answer, as a route has read it. ``id`` is that of the answer to come."""
+    """A request, as a route has read it. ``id`` is that of the answer to come."""
 
     id: str
     route: Route
     caller: Caller
     model: str
     asked: Asked
+
+    @property
+    def asker(self) -> Caller:
+        """The caller with the labels that this request uses: they choose the models too."""
+        return replace(self.caller, labels=self.asked.where.labels)
 
 
 async def answer(service: Service, call: Call) -> Exchange:
@@ -40,38 +54,122 @@ async def answer(service: Service, call: Call) -> Exchange:
     raise RuntimeError("an answer ended without its end")
 
 
-async def stream(service: Service, call: Call) -> AsyncGenerator[str | Exchange, None]:
-    """First "" once the request is admitted, then the words of the answer as they are made, last the Exchange.
+async def stream(service: Service, call: Call) -> AsyncGenerator[Found | str | Exchange, None]:
+    """First what was found, once the request is admitted, then the words of the answer as they are made, last the
+    Exchange.
 
     Raises Refused and Overloaded before the first piece, PromptTooLong too where it is plain; ModelError later.
-    However it ends, the listeners of the service are told.
+    However it ends, the listeners of the service are told: of a whole answer before its last piece.
     """
-    began = time.monotonic()
-    hits: tuple[Hit, ...] = ()
-    retrieval, first = 0.0, None
-    outcome: Outcome = "cancelled"
-    served: Served | None = None
-
-    def exchange() -> Exchange:
-        timing = Timing(retrieval, first, time.monotonic() - began)
-        return Exchange(call.id, call.route, call.caller, call.model, call.asked, hits, served, outcome, timing)
-
+    record = _Record(service, call)
+    due = Deadline(service.answer_seconds)
     try:
-        engine = service.catalog.engine(call.model, call.caller)
-        hits = tuple(await service.searches.run(partial(engine.find, call.asked)))
-        retrieval = time.monotonic() - began
-        async with contextlib.aclosing(service.answers.stream(engine.stream(call.asked, hits))) as pieces:
+        engine = service.catalog.engine(call.model, call.asker)
+        record.fingerprint = engine.fingerprint
+        found = await due.result(_find(service, engine, call.asked))
+        record.found(found.hits)
+        async with contextlib.aclosing(due.pieces(service.answers.stream(engine.stream(call.asked, found)))) as pieces:
+            await anext(pieces)  # there is a place in the queue
+            yield found
             async for piece in pieces:
                 if isinstance(piece, Served):
-                    served = piece
-                    outcome = "abstained" if served.answer.abstained else "answered"
-                    yield exchange()
+                    record.answered(piece)
+                    yield record.tell()
                     return
-                if piece and first is None:
-                    first = time.monotonic() - began - retrieval
+                if piece:
+                    record.wrote()
                 yield piece
     except Exception as error:
-        outcome = "refused" if isinstance(error, Overloaded) else "failed"
+        record.failed(error)
         raise
     finally:
-        service.finished(exchange())
+        record.tell()
+
+
+async def _find(service: Service, engine: AnswerEngine, asked: Asked) -> Found:
+    reading = None
+    if engine.asks_before_it_searches(asked):
+        reading = await service.answers.run(partial(engine.read, asked))
+    return await service.searches.run(partial(engine.find, asked, reading))
+
+
+async def search(service: Service, call: Call, engine: AnswerEngine) -> list[Hit]:
+    """The hits for a query, best first; the listeners of the service are told. Raises Overloaded, and what the index
+    raises."""
+    record = _Record(service, call, engine.fingerprint)
+    try:
+        look_up = partial(engine.search, call.asked.question, call.asked.top_k, call.asked.where)
+        hits = await Deadline(service.answer_seconds).result(service.searches.run(look_up))
+        record.found(tuple(hits))
+        record.outcome = "searched"
+    except Exception as error:
+        record.failed(error)
+        raise
+    finally:
+        record.tell()
+    return hits
+
+
+async def unless_left(request: Request, job: Awaitable[T]) -> T:
+    """What ``job`` gives. It is cancelled when the client leaves: nobody waits for it, others do."""
+    result: list[T] = []
+    failure: list[Exception] = []
+    async with anyio.create_task_group() as both:
+
+        async def work() -> None:
+            try:
+                result.append(await job)
+            except Exception as error:  # noqa: BLE001 - raised below, out of the group, which would wrap it
+                failure.append(error)
+            both.cancel_scope.cancel()
+
+        both.start_soon(work)
+        while (await request.receive())["type"] != "http.disconnect":
+            pass  # the body has been read; what may still come of it is empty
+        both.cancel_scope.cancel()
+    if failure:
+        raise failure[0]
+    if not result:
+        raise Refused(_CLIENT_LEFT, "the client left")
+    return result[0]
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of a request so far; ``tell`` says it to the listeners, once."""
+
+    service: Service
+    call: Call
+    fingerprint: str = ""
+    hits: tuple[Hit, ...] = ()
+    served: Served | None = None
+    outcome: Outcome = "cancelled"
+    began: float = field(default_factory=time.monotonic)
+    retrieval: float = 0.0
+    first: float | None = None
+    told: Exchange | None = None
+
+    def found(self, hits: tuple[Hit, ...]) -> None:
+        self.hits = hits
+        self.retrieval = time.monotonic() - self.began
+
+    def wrote(self) -> None:
+        if self.first is None:
+            self.first = time.monotonic() - self.began - self.retrieval
+
+    def answered(self, served: Served) -> None:
+        self.served, self.hits = served, served.hits
+        self.outcome = "abstained" if served.answer.abstained else "answered"
+
+    def failed(self, error: Exception) -> None:
+        self.outcome = "refused" if isinstance(error, Overloaded | Refused) else "failed"
+
+    def tell(self) -> Exchange:
+        if self.told is None:
+            call, timing = self.call, Timing(self.retrieval, self.first, time.monotonic() - self.began)
+            self.told = Exchange(
+                call.id, call.route, call.caller, call.model, call.asked, self.hits, self.served, self.outcome, timing,
+                self.fingerprint,
+            )  # fmt: skip
+            self.service.finished(self.told)
+        return self.told

@@ -12,28 +12,22 @@ citation, whatever the model claims.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raft.config import SearchMode
-from raft.errors import ModelError
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest, PromptTooLong
 from raft.prompts import parse_answer, quote_spans, render_refusal
 from raft.qa import Ask, check_quotes, to_request
 from raft.records import EVERYTHING, Answer, Filter, Hit
+from raft.serving import conversation
+from raft.serving.conversation import FollowUps, Reading
+from raft.serving.conversation import Turn as Turn
 
 if TYPE_CHECKING:
     from raft.retrieval.index import Retriever
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An earlier question of a conversation, and the answer that was given to it."""
-
-    question: str
-    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +60,43 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What an answer is to be made from: how the question was understood, the hits that the model is given, and the
+    number of those that were ``dropped``, the last ones, because its window does not hold them."""
+
+    reading: Reading
+    hits: tuple[Hit, ...]
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
-    """One answered question. ``unverified`` counts the quotes that were dropped because no chunk holds them;
-    ``reply`` has the token counts, and is None when the model streams without counting."""
+    """One answered question. ``hits`` are those that the model was given, ``dropped`` the number of those that its
+    window did not hold, ``query`` what was searched for and ``question`` what the model was asked. ``unverified``
+    counts the quotes that were dropped because no chunk holds them; ``reply`` has the token counts, and is None when
+    the model streams without counting."""
 
     answer: Answer
     hits: tuple[Hit, ...]
     citations: tuple[Citation, ...]
     unverified: int
     reply: ChatReply | None
+    dropped: int = 0
+    query: str = ""
+    question: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was cut at its limit."""
+        return self.reply is not None and self.reply.truncated
 
 
 class AnswerEngine:
-    """Answers questions from an index, whose ``fingerprint`` it reports, with a chat model.
+    """Answers questions from an index, whose ``fingerprint`` it reports, with a chat model that may be asked by those
+    who hold the labels it ``needs`` (it was tuned on such documents, and may repeat their words).
 
-    Calls of ``answer`` and ``stream`` are to be made one at a time for a local model (see ``Gate``); ``search``
-    may be called from any thread.
+    ``concurrency`` says how many calls of ``stream`` may be made at once (see ``Gate``). A retriever is searched by one
+    thread at a time.
     """
 
     def __init__(
@@ -94,56 +109,105 @@ class AnswerEngine:
         mode: SearchMode = "fused",
         max_new_tokens: int = 192,
         temperature: float = 0.0,
+        follow_ups: FollowUps = "join",
+        needs: frozenset[str] = frozenset(),
     ) -> None:
         self.fingerprint = fingerprint
+        self.needs = needs
         self._retriever = retriever
         self._model = model
         self._top_k = top_k
         self._mode = mode
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
-        self._searching = threading.Lock()  # a fast tokenizer must not be used by two threads at once
+        self._follow_ups = follow_ups
+
+    @property
+    def concurrency(self) -> int:
+        """How many answers the model makes at once."""
+        return self._model.concurrency
 
     def search(self, query: str, k: int | None = None, where: Filter = EVERYTHING) -> list[Hit]:
         """The best ``k`` chunks (the engine's ``top_k`` when None) that ``where`` allows, best first."""
-        with self._searching:
-            return self._retriever.search([query], k or self._top_k, self._mode, where)[0]
+        return self._retriever.search([query], k or self._top_k, self._mode, where)[0]
 
-    def answer(self, asked: Asked) -> Served:
-        """Raises ModelError when the model gives no answer, PromptTooLong when ``top_k`` is too many for it."""
-        hits = self.search(asked.question, asked.top_k, asked.where)
-        if not hits:
-            return _refuse()
-        reply = next(iter(self._model.complete([self._request(asked, hits)])))
-        if reply.too_long:
-            raise PromptTooLong(reply.error or "the prompt exceeds the model's window")
-        if reply.error is not None:
-            raise ModelError(f"the model gave no answer ({reply.error})")
-        return _served(reply.text, hits, reply)
+    def asks_before_it_searches(self, asked: Asked) -> bool:
+        """Whether ``read`` needs the model."""
+        return self._follow_ups == "model" and asked.earlier != ()
 
-    def find(self, asked: Asked) -> list[Hit]:
-        """The hits for ``stream``, looked up beforehand from any thread. Raises PromptTooLong when it is plain that
-        the model cannot read so many."""
-        hits = self.search(asked.question, asked.top_k, asked.where)
-        if hits:
-            self._model.check(self._request(asked, hits))
-        return hits
+    def read(self, asked: Asked) -> Reading:
+        """How the question is understood after those before it."""
+        return conversation.read(asked.question, asked.earlier, self._follow_ups, self._model)
 
-    def stream(self, asked: Asked, hits: Sequence[Hit] | None = None) -> Generator[str, None, Served]:
-        """As ``answer``, in pieces: yields the text as it is made and returns what was served. ``hits`` are those of
-        ``find``, and searched for when None."""
-        hits = self.search(asked.question, asked.top_k, asked.where) if hits is None else hits
-        if not hits:
-            served = _refuse()
+    def find(self, asked: Asked, reading: Reading | None = None) -> Found:
+        """What ``stream`` answers from, looked up beforehand; ``reading`` is that of ``read``, and made when None.
+
+        Where it is plain that the model's window does not hold all hits, the last ones are left out. Raises
+        PromptTooLong when it does not hold even one.
+        """
+        reading = reading or self.read(asked)
+        hits = self.search(reading.query, asked.top_k, asked.where)
+        count = self._fitting(asked, Found(reading, tuple(hits)))
+        return Found(reading, tuple(hits[:count]), len(hits) - count)
+
+    def answer(self, asked: Asked, found: Found | None = None) -> Served:
+        """As ``stream``, all at once."""
+        pieces = self.stream(asked, found)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    def stream(self, asked: Asked, found: Found | None = None) -> Generator[str, None, Served]:
+        """Answer in pieces: yields the text as it is made and returns what was served. ``found`` is that of ``find``,
+        and looked up when None.
+
+        An endpoint says only when it is asked that its window does not hold the prompt: it is asked again with fewer
+        hits then. Raises ModelError when the model gives no answer, PromptTooLong when it cannot read even one hit.
+        """
+        found = found or self.find(asked)
+        if not found.hits:
+            served = _refuse(found)
             yield served.answer.text
             return served
         pieces: list[str] = []
-        reply = yield from _keeping(self._model.stream(self._request(asked, hits)), pieces)
-        return _served("".join(pieces), hits, reply)
+        while True:
+            try:
+                reply = yield from _keeping(self._model.stream(self._request(asked, found)), pieces)
+                return _served("".join(pieces), found, reply)
+            except PromptTooLong:
+                if pieces or len(found.hits) == 1:
+                    raise
+            found = _without_the_last(found)
 
-    def _request(self, asked: Asked, hits: Sequence[Hit]) -> ChatRequest:
+    def _fitting(self, asked: Asked, found: Found) -> int:
+        """How many of the hits, from the first one on, the model's window holds."""
+
+        def too_many(count: int) -> bool:
+            try:
+                self._model.check(self._request(asked, Found(found.reading, found.hits[:count])))
+            except PromptTooLong:
+                if count == 1:
+                    raise
+                return True
+            return False
+
+        most = len(found.hits)
+        if most == 0 or not too_many(most):
+            return most
+        return bisect_left(range(1, most), True, key=too_many)
+
+    def _request(self, asked: Asked, found: Found) -> ChatRequest:
         limit = min(asked.max_tokens or self._max_new_tokens, self._max_new_tokens)
-        return to_request(Ask("served", asked.question, tuple(hit.chunk for hit in hits)), limit, self._temperature)
+        chunks = tuple(hit.chunk for hit in found.hits)
+        return to_request(Ask("served", found.reading.question, chunks), limit, self._temperature)
+
+
+def _without_the_last(found: Found) -> Found:
+    """A quarter of the hits less: few steps for many hits, and of four or fewer one at a time."""
+    kept = len(found.hits) - max(1, len(found.hits) // 4)
+    return Found(found.reading, found.hits[:kept], found.dropped + len(found.hits) - kept)
 
 
 def _keeping(pieces: Iterator[str], kept: list[str]) -> Generator[str, None, ChatReply | None]:
@@ -158,13 +222,15 @@ def _keeping(pieces: Iterator[str], kept: list[str]) -> Generator[str, None, Cha
             yield piece
 
 
-def _refuse() -> Served:
+def _refuse(found: Found) -> Served:
     """What is served when the search finds nothing: the model is not asked, for it could only invent."""
     text = render_refusal()
-    return Served(parse_answer(text), (), (), 0, ChatReply("served", text))
+    reading = found.reading
+    return Served(parse_answer(text), (), (), 0, ChatReply("served", text), 0, reading.query, reading.question)
 
 
-def _served(text: str, hits: Sequence[Hit], reply: ChatReply | None) -> Served:
+def _served(text: str, found: Found, reply: ChatReply | None) -> Served:
+    hits = found.hits
     answer = parse_answer(text)
     by_chunk = {hit.chunk.id: hit for hit in hits}
     checked = check_quotes(answer, [hit.chunk for hit in hits])
@@ -174,4 +240,8 @@ def _served(text: str, hits: Sequence[Hit], reply: ChatReply | None) -> Served:
         if chunk is not None and start is not None and end is not None:
             words = chunk.text[start - chunk.start : end - chunk.start]
             citations.append(Citation(words, by_chunk[chunk.id], start, end, text_start, text_end))
-    return Served(answer, tuple(hits), tuple(citations), len(checked) - len(citations), reply)
+    unverified = len(checked) - len(citations)
+    reading = found.reading
+    return Served(
+        answer, hits, tuple(citations), unverified, reply, found.dropped, reading.query, reading.question
+    )  # fmt: skip

@@ -27,9 +27,25 @@ class Gate:
     refuses the rest with Overloaded. The event loop never blocks."""
 
     def __init__(self, workers: int, max_queue: int) -> None:
-        self._room = workers + max_queue
+        self._workers = workers
+        self._places = self._room = workers + max_queue
         self._turns = asyncio.Semaphore(workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="raft-serving")
+
+    @property
+    def running(self) -> int:
+        """How many jobs are worked on."""
+        return min(self._workers, self._places - self._room)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for their turn."""
+        return self._places - self._room - self.running
+
+    @property
+    def full(self) -> bool:
+        """Whether the next job is refused."""
+        return self._room == 0
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:

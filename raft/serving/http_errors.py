@@ -18,9 +18,11 @@ from raft.errors import RaftError
 from raft.llm.chat import PromptTooLong
 from raft.serving import schema
 from raft.serving.gate import Overloaded
+from raft.serving.limits import TimedOut
 from raft.serving.middleware import SECURE_HEADERS
 
 RETRY_AFTER_SECONDS = 5
+MOST_MISTAKES = 5  # that one answer tells of
 log = logging.getLogger("raft.serving")
 
 
@@ -40,8 +42,7 @@ def error_response(
     status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None,
     code: str | None = None, headers: dict[str, str] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    detail = schema.ErrorDetail(message=message, type=kind, param=param, code=code)
-    return JSONResponse({"error": detail.model_dump()}, status, headers)
+    return JSONResponse(schema.error(message, type=kind, param=param, code=code).model_dump(), status, headers)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -54,7 +55,8 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _on_invalid(request: Request, error: Any) -> JSONResponse:
-    mistakes = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in error.errors()]
+    found = error.errors()[:MOST_MISTAKES]
+    mistakes = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in found]
     message = "; ".join(f"{where}: {said}" if where else said for where, said in mistakes)
     return error_response(400, message.replace("Value error, ", ""), param=mistakes[0][0] or None)
 
@@ -74,23 +76,20 @@ def _on_raft_error(request: Request, error: Any) -> JSONResponse:
     if isinstance(error, Overloaded):
         headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         return error_response(429, str(error), kind="rate_limit_error", code="queue_full", headers=headers)
-    return JSONResponse(error_body(error).model_dump(), 400 if isinstance(error, PromptTooLong) else 502)
+    status = 400 if isinstance(error, PromptTooLong) else 504 if isinstance(error, TimedOut) else 502
+    return JSONResponse(error_body(error).model_dump(), status)
 
 
 def error_body(error: RaftError) -> schema.ErrorResponse:
     """What the client is told of a failure behind the server: that it failed. Why goes to the log, because it may
-    name files or hosts. A prompt that is too long is the client's to mend, and told in full."""
+    name files or hosts. A prompt that is too long is the client's to mend, and told in full; so is lack of time."""
     if isinstance(error, PromptTooLong):
-        return schema.ErrorResponse(
-            error=schema.ErrorDetail(
-                message=str(error), type="invalid_request_error", param="top_k", code="context_length_exceeded"
-            )
-        )
+        kind, param, code = "invalid_request_error", "top_k", "context_length_exceeded"
+        return schema.error(str(error), type=kind, param=param, code=code)
+    if isinstance(error, TimedOut):
+        return schema.error(str(error), type="server_error", code="timeout")
     log.error("request failed: %s", error)
-    message = "the model could not answer; try again later"
-    return schema.ErrorResponse(
-        error=schema.ErrorDetail(message=message, type="server_error", param=None, code="model_error")
-    )
+    return schema.error("the model could not answer; try again later", type="server_error", code="model_error")
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,36 +22,51 @@ SECURE_HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-_TOO_LARGE = f"the body of the request is larger than {MAX_BODY_BYTES} bytes"
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class BodyLimit:
-    """ASGI middleware: a body above MAX_BODY_BYTES is refused with 413, by the length it declares or, when it
-    declares none, as soon as more has come."""
+    """ASGI middleware: a body above ``max_bytes`` is refused with 413, by the length it declares or, when it declares
+    none, as soon as more has come; one that has not come whole after ``receive_seconds`` (None: no limit) with 408,
+    however steadily it trickles in."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, max_bytes: int = MAX_BODY_BYTES, receive_seconds: float | None = None) -> None:
         self._app = app
+        self._max_bytes = max_bytes
+        self._seconds = receive_seconds
+        self._too_large = f"the body of the request is larger than {max_bytes} bytes"
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        came = 0
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            detail = {"message": self._too_large, "type": "invalid_request_error", "param": None, "code": None}
+            await JSONResponse({"error": detail}, 413)(scope, receive, send)  # type: ignore[arg-type]
+        else:
+            await self._app(scope, self._limited(receive), send)
+
+    def _limited(self, receive: Receive) -> Receive:
+        came, whole = 0, False
+        end = None if self._seconds is None else time.monotonic() + self._seconds
 
         async def receiving() -> MutableMapping[str, Any]:
-            nonlocal came
-            message = await receive()
+            nonlocal came, whole
+            left = None if whole or end is None else max(0.0, end - time.monotonic())
+            try:
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                raise HTTPException(408, "the request did not arrive in time", {"Connection": "close"}) from None
             came += len(message.get("body", b""))
-            if came > MAX_BODY_BYTES:
-                raise HTTPException(413, _TOO_LARGE)
+            whole = not message.get("more_body", False)
+            if came > self._max_bytes:
+                raise HTTPException(413, self._too_large)
             return message
 
-        declared = dict(scope.get("headers", ())).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-            detail = {"message": _TOO_LARGE, "type": "invalid_request_error", "param": None, "code": None}
-            await JSONResponse({"error": detail}, 413)(scope, receive, send)
-        else:
-            await self._app(scope, receiving, send)
+        return receiving
 
 
 class SecureHeaders:

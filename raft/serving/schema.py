@@ -1,9 +1,9 @@
-"""What goes over the wire: the OpenAI chat completions format, and the ``raft`` object that rides on it.
+"""What goes over the wire: what the routes share, above all the ``raft`` object that rides on every answer.
 
 One answer's ``raft`` object (texts shortened)::
 
     {"version": 1, "answer": "12 mg", "reasoning": "Document [1] says ##begin_quote##Adults start ...",
-     "abstained": false, "unverified_quotes": 0,
+     "abstained": false, "unverified_quotes": 0, "dropped": 0, "query": "What is the first dose of Corvalexin?",
      "citations": [{"quote": "Adults start with 12 mg by mouth.", "rank": 1, "chunk_id": "formulary/corvalexin.md#0",
                     "document_id": "formulary/corvalexin.md", "title": "Corvalexin", "headings": ["Dosing"],
                     "page": null, "start": 204, "end": 237, "text_start": 34, "text_end": 67}],
@@ -11,20 +11,20 @@ One answer's ``raft`` object (texts shortened)::
                     "headings": ["Dosing"], "page": null, "start": 180, "end": 960, "text": "# Dosing ...", "rank": 1}]}
 
 ``start`` and ``end`` are character offsets (Unicode code points) in the document; ``text_start`` and ``text_end``
-are those of the quote in the message. A ``rank`` is the number of the document in the prompt, from 1. Similarity
-scores stay on the server.
+are those of the quote in the message. A ``rank`` is the number of the document in the prompt, from 1; ``dropped`` says
+how many documents, the last of those that were found, were left out because the model's window does not hold them.
+``query`` is what was searched for. Similarity scores stay on the server.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
-from typing import Any, Literal
-from urllib.parse import quote as percent_encoded
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from raft.records import Hit
-from raft.records import citation as place_of
+from raft.records import Filter, Hit
 from raft.serving.engine import Citation, Served
 
 MAX_QUESTION_CHARACTERS = 4000
@@ -35,64 +35,62 @@ MAX_TOP_K = 50
 # whose decoding settings are those it was evaluated with.
 
 
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
+def _is_date(text: str) -> str:
+    datetime.date.fromisoformat(f"{text}-01-01"[:10])
+    return text
 
 
-class ChatMessage(BaseModel):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content)
-        return self.content or ""
+Date = Annotated[str, Field(pattern="^[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?$"), AfterValidator(_is_date)]
+Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=100)]
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
+class Filters(BaseModel):
+    """Which documents may be used: of a source that begins with one of ``sources``, with one of ``tags``, from
+    ``since`` to ``until`` (2026-03-01, 2026-03 or 2026, both included). All that are given must hold. Any other name
+    is refused: a filter that is overlooked would show too much."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: Names = []
+    tags: Names = []
+    since: Date | None = None
+    until: Date | None = None
 
 
-class ChatCompletionRequest(BaseModel):
-    """The last user message is the question. ``max_tokens`` (or its newer name) can lower the server's limit on an
-    answer's length, not raise it; ``top_k`` is this server's own: how many chunks to retrieve."""
+ModelName = Annotated[str, Field(max_length=500)]
 
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    n: Literal[1] | None = None
+
+class Options(BaseModel):
+    """This server's own, on every request that searches: ``top_k``, how many passages; ``filters``; and ``labels``, the
+    access labels to search with, of those that the key holds: fewer, never more."""
+
     top_k: int | None = Field(None, ge=1, le=MAX_TOP_K)
+    filters: Filters | None = None
+    labels: Names | None = None
 
-    @model_validator(mode="after")
-    def _asks_something(self) -> ChatCompletionRequest:
-        question = self.question
-        if not question:
-            raise ValueError("the last message of the user is empty, or there is none; expected a question")
-        if len(question) > MAX_QUESTION_CHARACTERS:
-            raise ValueError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are read")
-        return self
-
-    @property
-    def question(self) -> str:
-        return next((m.text for m in reversed(self.messages) if m.role == "user"), "").strip()
-
-    @property
-    def token_limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def wants_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def where(self, held: frozenset[str] | None) -> Filter:
+        """Which documents are searched for one who holds these labels (None: all that the server was given)."""
+        given = self.filters or Filters()
+        labels = held
+        if self.labels is not None:
+            labels = frozenset(self.labels) if held is None else held.intersection(self.labels)
+        return Filter(labels, tuple(given.sources), tuple(given.tags), given.since, given.until)
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Options):
+    """``model`` says whose documents are searched; the first one's when it is left out."""
+
     query: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
-    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K)
+    model: ModelName | None = None
+
+
+def checked_question(question: str) -> str:
+    """The question. Raises ValueError when there is none, or it is too long."""
+    if not question:
+        raise ValueError("the last message of the user is empty, or there is none; expected a question")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise ValueError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are read")
+    return question
 
 
 # --- responses
@@ -136,78 +134,26 @@ class RaftObject(BaseModel):
     reasoning: str
     abstained: bool
     unverified_quotes: int
+    dropped: int
+    query: str
     citations: list[RaftCitation]
     documents: list[RaftDocument]
 
 
-class UrlCitation(BaseModel):
-    start_index: int
-    end_index: int
-    title: str
-    url: str
+class CachedTokens(BaseModel):
+    """``cached_tokens`` of the prompt were read before, and cost next to nothing."""
 
-
-class Annotation(BaseModel):
-    type: Literal["url_citation"]
-    url_citation: UrlCitation
-
-
-class AssistantMessage(BaseModel):
-    role: Literal["assistant"]
-    content: str
-    refusal: None
-    annotations: list[Annotation]
+    cached_tokens: int
 
 
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: CachedTokens
 
 
 FinishReason = Literal["stop", "length"]
-
-
-class Choice(BaseModel):
-    index: int
-    message: AssistantMessage
-    finish_reason: FinishReason
-    logprobs: None
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage | None
-    raft: RaftObject
-
-
-class Delta(BaseModel):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    annotations: list[Annotation] | None = None
-
-
-class ChunkChoice(BaseModel):
-    index: int
-    delta: Delta
-    finish_reason: FinishReason | None
-    logprobs: None
-
-
-class ChatCompletionChunk(BaseModel):
-    """One event of a stream. The last one before ``[DONE]`` carries ``raft``, and ``usage`` when it was asked for."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    raft: RaftObject | None = None
 
 
 class SearchResponse(BaseModel):
@@ -247,6 +193,11 @@ class ErrorResponse(BaseModel):
 # --- from records to responses
 
 
+def error(message: str, *, type: str, param: str | None = None, code: str | None = None) -> ErrorResponse:
+    """An error in OpenAI's form."""
+    return ErrorResponse(error=ErrorDetail(message=message, type=type, param=param, code=code))
+
+
 def raft_object(served: Served) -> RaftObject:
     """The versioned object that ``raft ask --json`` prints and that every completion carries."""
     answer = served.answer
@@ -256,6 +207,8 @@ def raft_object(served: Served) -> RaftObject:
         reasoning=answer.reasoning,
         abstained=answer.abstained,
         unverified_quotes=served.unverified,
+        dropped=served.dropped,
+        query=served.query,
         citations=[_citation(citation) for citation in served.citations],
         documents=documents(served.hits),
     )
@@ -269,34 +222,22 @@ def documents(hits: Sequence[Hit]) -> list[RaftDocument]:
     ]
 
 
-def url_citations(served: Served) -> list[Annotation]:
-    """The citations in the form that stock clients keep; same order as ``raft_object(served).citations``."""
-    return [
-        Annotation(
-            type="url_citation",
-            url_citation=UrlCitation(
-                start_index=citation.text_start,
-                end_index=citation.text_end,
-                title=place_of(citation.hit.chunk),
-                url=_passage_url(citation),
-            ),
-        )
-        for citation in served.citations
-    ]
-
-
 def usage(served: Served) -> Usage | None:
     """The model's token counts, or None when it does not count."""
     reply = served.reply
     if reply is None:
         return None
-    total = reply.prompt_tokens + reply.completion_tokens
-    return Usage(prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens, total_tokens=total)
+    return Usage(
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        total_tokens=reply.prompt_tokens + reply.completion_tokens,
+        prompt_tokens_details=CachedTokens(cached_tokens=reply.cached_tokens),
+    )
 
 
 def finish_reason(served: Served) -> FinishReason:
     """``length`` when the text was cut at its limit, else ``stop``."""
-    return "length" if served.reply is not None and served.reply.truncated else "stop"
+    return "length" if served.truncated else "stop"
 
 
 def _citation(citation: Citation) -> RaftCitation:
@@ -320,8 +261,3 @@ def _source(hit: Hit) -> dict[str, Any]:
         "headings": list(chunk.headings),
         "page": chunk.page,
     }
-
-
-def _passage_url(citation: Citation) -> str:
-    """A name for the passage, not an address on this machine; the fragment is RFC 5147's character range."""
-    return f"raft:{percent_encoded(citation.hit.chunk.document_id)}#char={citation.start},{citation.end}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import Request
 
@@ -15,14 +16,19 @@ from raft.serving.gate import Gate
 from raft.serving.guard import Guard
 from raft.serving.keys import Caller
 
+if TYPE_CHECKING:
+    from raft.serving.audit import Audit
+    from raft.serving.recent import Feedback
+
+log = logging.getLogger("raft.serving")
 Route = Literal["chat", "responses", "search"]
 Outcome = Literal["answered", "abstained", "searched", "failed", "cancelled", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one request: of the search; from the search to the first words, waiting for its turn counted (None
-    when none came); from beginning to end."""
+    """Seconds of one request: until its hits were there, waiting counted, and the rewriting of a follow-up; from then to
+    the first words, waiting for its turn counted (None when none came); from beginning to end."""
 
     retrieval: float
     first_token: float | None
@@ -32,7 +38,7 @@ class Timing:
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One finished request: who asked what, what was shown and served, how it ended. ``id`` is that of the answer.
-    ``served`` is None where no whole answer was made."""
+    ``served`` is None where no whole answer was made; ``fingerprint`` is that of the index."""
 
     id: str
     route: Route
@@ -43,6 +49,7 @@ class Exchange:
     served: Served | None
     outcome: Outcome
     timing: Timing
+    fingerprint: str = ""
 
 
 Listener = Callable[[Exchange], None]
@@ -51,7 +58,8 @@ Listener = Callable[[Exchange], None]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Searches have a gate of their own, so that they do not wait behind answers."""
+    """Searches have a gate of their own, so that they do not wait behind answers. ``answer_seconds`` is the longest
+    time for one answer; ``passages_as_events`` puts the passages into streams in Open WebUI's form."""
 
     catalog: Catalog
     guard: Guard
@@ -59,10 +67,18 @@ class Service:
     searches: Gate
     started: int
     listeners: tuple[Listener, ...] = field(default=())
+    feedback: Feedback | None = None
+    answer_seconds: float | None = None
+    passages_as_events: bool = False
+    audit: Audit | None = None  # nothing is answered while it cannot be written
 
     def finished(self, exchange: Exchange) -> None:
+        """Tell all listeners. One that breaks is logged: it takes no answer from its client."""
         for listener in self.listeners:
-            listener(exchange)
+            try:
+                listener(exchange)
+            except Exception:
+                log.exception("a listener broke")
 
 
 def service_of(request: Request) -> Service:

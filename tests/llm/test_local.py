@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import pytest
 import torch
 
 from raft.llm import decode
-from raft.llm.chat import ChatRequest, PromptTooLong
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.local import LocalModel, make_batches
 from raft.models import common_prefix_length, load_language_model, prompt_ids
 from raft.prompts import Message, build_messages
@@ -87,17 +88,30 @@ def test_rows_that_end_early_leave_and_the_others_are_not_disturbed(student: Loc
     assert replies["closed"].text == expected["closed"]
 
 
-def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dict[str, str]) -> None:
-    pieces, stream = [], student.stream(requests()[1])
+def finished(stream: Generator[str, None, ChatReply]) -> tuple[list[str], ChatReply]:
+    pieces = []
     while True:
         try:
             pieces.append(next(stream))
         except StopIteration as end:
-            reply = end.value
-            break
+            return pieces, end.value
+
+
+def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dict[str, str]) -> None:
+    pieces, reply = finished(student.stream(requests()[1]))
     assert "".join(pieces) == expected["doc1"] == reply.text
     assert len(pieces) > 1
     assert reply.completion_tokens > 0
+
+
+def test_a_question_over_documents_that_were_read_lately_is_answered_as_ever(student: LocalModel, expected) -> None:
+    asked = [*requests(), requests()[0]]
+    replies = [finished(student.stream(request))[1] for request in asked]
+    assert [reply.text for reply in replies] == [expected[request.key] for request in asked]
+    shared = common_prefix_length([prompt_ids(student.tokenizer, request.messages) for request in asked[:3]])
+    assert shared > 100
+    cached = [reply.cached_tokens >= shared for reply in replies]
+    assert cached[1:] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])

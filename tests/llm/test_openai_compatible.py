@@ -218,13 +218,15 @@ def test_truncation_is_said(serve):
 
 def test_stream_yields_pieces_and_returns_the_reply(serve):
     pieces = [{"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in ("12", " mg")]
-    end = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    end = {"choices": [], "usage": usage}
     stub = serve(lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse(*pieces, end)))
     stream = model_of(stub).stream(request("a"))
     assert [next(stream), next(stream)] == ["12", " mg"]
     with pytest.raises(StopIteration) as stop:
         next(stream)
-    assert (stop.value.value.text, stop.value.value.completion_tokens) == ("12 mg", 2)
+    reply = stop.value.value
+    assert (reply.text, reply.completion_tokens, reply.cached_tokens) == ("12 mg", 2, 4)
 
 
 def test_a_stream_that_is_refused_raises(serve):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +65,7 @@ def test_a_request_has_one_answer_whatever_decodes_beside_it(student: OpenVinoMo
     together = {reply.key: reply for reply in student.complete(requests())}
     [alone] = student.complete(requests()[1:2])
     assert alone == together["doc1"]
-    narrow = OpenVinoModel(
-        "x", student._engine, student.tokenizer, student._window, student._end_ids, batch_tokens=64
-    )  # no two fit: one after the other
+    narrow = OpenVinoModel.load(STUDENT, batch_tokens=64)  # no two fit: one after the other
     assert {reply.key: reply for reply in narrow.complete(requests())} == together
 
 
@@ -130,8 +132,45 @@ def test_whoever_stops_listening_leaves_nothing_behind(student: OpenVinoModel) -
     stream = student.stream(requests(90)[2])
     next(stream)
     stream.close()
-    assert not student._engine.has_non_finished_requests()
     assert list(student.complete(requests()[:1])) == [expected]
+
+
+def test_who_streams_at_once_gets_what_each_gets_alone(student: OpenVinoModel) -> None:
+    asked = [replace(request, key=f"{request.key}-{n}") for n in range(2) for request in requests()]
+    expected = {reply.key: reply for reply in student.complete(asked)}
+    assert student.concurrency >= len(asked)
+    with ThreadPoolExecutor(len(asked)) as threads:
+        found = list(threads.map(lambda request: finished(student.stream(request))[1], asked))
+    assert {reply.key: reply for reply in found} == expected
+
+
+def test_what_prompts_begin_with_is_at_hand_for_who_asks_at_the_same_time(student: OpenVinoModel) -> None:
+    documents = [replace(chunk, text=f"{chunk.text} Known since {1950 + n}.") for n, chunk in enumerate(DOCUMENTS * 4)]
+    asked = [ChatRequest(f"{n}", tuple(build_messages(q, documents)), 8) for n, q in enumerate(QUESTIONS)]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        replies = list(threads.map(lambda request: finished(student.stream(request))[1], asked))
+    prompts = [student._prompt(request) for request in asked]
+    shared = common_prefix_length(prompts) // 32 * 32
+    assert shared > 200
+    assert sorted(reply.cached_tokens >= shared for reply in replies) == [False, True, True]  # computed once
+
+
+def test_an_engine_that_ends_is_an_error_for_all_who_wait_and_is_opened_again(student: OpenVinoModel) -> None:
+    streams = [student.stream(request) for request in requests(120)[:2]]
+    for stream in streams:
+        next(stream)
+    os.kill(student._engine._life._process.pid, signal.SIGKILL)
+    for stream in streams:
+        with pytest.raises(ModelError, match=r"engine ended \(SIGKILL.*Set engine to transformers"):
+            finished(stream)
+    assert len(list(student.complete(requests()[:2]))) == 2
+
+
+def test_a_schema_that_is_none_is_an_error_and_the_next_request_is_answered(student: OpenVinoModel) -> None:
+    bad = replace(requests()[0], schema={"type": "no such type"})
+    with pytest.raises(ModelError, match="schema"):
+        finished(student.stream(bad))
+    assert [reply.error for reply in student.complete(requests()[:1])] == [None]
 
 
 def test_sampling_is_seeded_by_request_and_not_by_batch(student: OpenVinoModel) -> None:
@@ -259,6 +298,23 @@ def test_what_cannot_run_is_said_before_its_weights_are_loaded(tokenizer, tmp_pa
     assert not can_run(STUDENT)
     with pytest.raises(ModelError, match=r"pip install 'raft-tune\[openvino\]'"):
         OpenVinoModel.load(STUDENT)
+
+
+@pytest.mark.usefixtures("_own_home")
+def test_a_cache_limits_a_prompt_and_lives_as_long_as_its_model(tiny_folder: Path) -> None:
+    model = OpenVinoModel.load(str(tiny_folder), cache_mb=1)
+    room = 10**6 // (2 * 2 * 2 * 16 * 4 * 32) * 32  # keys and values, layers, heads, width, bytes; in whole blocks
+    long = ChatRequest("long", (Message("user", "word " * 1200),), 800)
+    assert len(model._prompt(long)) + 800 > room
+    with pytest.raises(PromptTooLong, match=f"800 to write exceed the {room} that cache_mb holds"):
+        model.check(long)
+    [reply] = model.complete([replace(long, max_tokens=500)])
+    assert reply.error is None
+    process = model._engine._life._process
+    assert process.poll() is None
+    del model  # and the engine's process ends
+    gc.collect()
+    assert process.wait(20) == -signal.SIGKILL
 
 
 # --- the order in which prompts are handed over --------------------------------------------------------------------

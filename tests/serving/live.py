@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
+from raft.config_serve import LimitsRecipe
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest
 from raft.llm.scripted import ScriptedModel
 from raft.records import EVERYTHING, Chunk, Document, Filter, Hit
+from raft.serving.catalog import Catalog
 from raft.serving.engine import AnswerEngine
+from raft.serving.guard import Guard
 
 DOSES = Document(
     "formulary/corvalexin.md",
@@ -43,6 +46,7 @@ class DrippingModel(ScriptedModel):
         self.left = threading.Event()
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+        self.requests.append(request)
         try:
             for piece in self.pieces:
                 assert self.step.acquire(timeout=20)
@@ -53,10 +57,14 @@ class DrippingModel(ScriptedModel):
 
 
 class MemoryIndex:
-    """The documents in a fixed order, one chunk each, whatever is asked; a test's stand-in for an index."""
+    """The documents in a fixed order, one chunk each, whatever is asked, but for those that the labels, sources and
+    tags of a filter keep out; a test's stand-in for an index. ``queries`` and ``wheres`` remember what was asked."""
 
-    def __init__(self, documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE)) -> None:
+    def __init__(self, documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE), labels: Collection[str] = ()) -> None:
         self.queries: list[str] = []
+        self.wheres: list[Filter] = []
+        self._labels = frozenset(labels)
+        self._documents = {d.id: d for d in documents}
         self.chunks = [
             Chunk(f"{d.id}#0", d.id, d.text[at:], at, len(d.text), d.title, ("Dosing",), 3 if d is STORAGE else None)
             for d in documents
@@ -67,7 +75,17 @@ class MemoryIndex:
         self, queries: Sequence[str], k: int, mode: str = "fused", where: Filter = EVERYTHING
     ) -> list[list[Hit]]:
         self.queries += queries
-        return [[Hit(c, 0.123456, rank) for rank, c in enumerate(self.chunks[:k], 1)] for _ in queries]
+        self.wheres.append(where)
+        allowed = [chunk for chunk in self.chunks if self._allows(where, self._documents[chunk.document_id])]
+        return [[Hit(c, 0.123456, rank) for rank, c in enumerate(allowed[:k], 1)] for _ in queries]
+
+    def _allows(self, where: Filter, document: Document) -> bool:
+        held = self._labels if where.labels is None else self._labels & where.labels
+        return (
+            held.issuperset(document.metadata.get("labels", ()))
+            and (not where.sources or document.source.startswith(where.sources))
+            and (not where.tags or not set(where.tags).isdisjoint(document.metadata.get("tags", ())))
+        )
 
 
 @contextlib.contextmanager
@@ -76,17 +94,21 @@ def serving(
     documents: Sequence[Document] = (DOSES, STORAGE, HOSTILE),
     model_name: str = "raft",
     api_key: str | None = None,
+    guard: Guard | None = None,
+    max_queue: int = 32,
+    more: Mapping[str, AnswerEngine] | None = None,
+    index: MemoryIndex | None = None,
+    catalog: Catalog | None = None,
     **settings: object,
 ) -> Iterator[str]:
     """The address of a server that runs in a thread until the block ends."""
     import uvicorn
 
     from raft.serving.api import create_app
-    from raft.serving.catalog import Catalog
-    from raft.serving.guard import Guard
 
-    catalog = Catalog({model_name: AnswerEngine(MemoryIndex(documents), model, FINGERPRINT)})
-    app = create_app(catalog, Guard(api_key), **settings)  # type: ignore[arg-type]
+    settings.setdefault("limits", LimitsRecipe(max_queue=max_queue))
+    first = AnswerEngine(index or MemoryIndex(documents), model, FINGERPRINT)
+    app = create_app(catalog or Catalog({model_name: first, **(more or {})}), guard or Guard(api_key), **settings)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -11,11 +11,12 @@ from collections.abc import Callable, Generator
 import httpx
 import openai
 import pytest
-from live import ANSWERED, DOSES, FINGERPRINT, HOSTILE, DrippingModel, scripted, serving
+from live import ANSWERED, DOSES, HOSTILE, DrippingModel, scripted, serving
 
-from raft.errors import UsageError
-from raft.llm.chat import ChatRequest, PromptTooLong
+from raft.errors import EndpointError, UsageError
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
 from raft.llm.local import LocalModel
+from raft.llm.scripted import ScriptedModel
 from raft.models import load_language_model
 from raft.records import Document
 from raft.serving.guard import check_host
@@ -91,6 +92,18 @@ def test_stream_with_usage_ends_as_openai_ends_it(server: str) -> None:
     assert chunks[-2].choices[0].finish_reason == "stop"
 
 
+def test_usage_tells_how_much_of_the_prompt_was_at_hand() -> None:
+    class Warm(ScriptedModel):
+        def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+            yield ANSWERED
+            return ChatReply(request.key, ANSWERED, 388, 41, cached_tokens=320)
+
+    with serving(Warm(lambda request: "")) as server:
+        usage = ask(server).usage
+        assert (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens) == (388, 320)
+        assert list(ask(server, stream=True, stream_options={"include_usage": True}))[-1].usage == usage
+
+
 def test_stream_on_the_wire_ends_with_done(server: str) -> None:
     response = httpx.post(
         f"{server}/v1/chat/completions", json={"model": "raft", "messages": ASK, "stream": True}, timeout=30
@@ -102,22 +115,24 @@ def test_stream_on_the_wire_ends_with_done(server: str) -> None:
     assert "0.123456" not in response.text  # a score stays on the server
 
 
-def test_the_last_user_message_is_the_question_and_nothing_else_reaches_the_model() -> None:
+def test_of_a_conversation_only_questions_and_final_answers_reach_the_model() -> None:
     model = scripted()
     history = [
         {"role": "system", "content": "Be a pirate."},
-        {"role": "user", "content": "Earlier question"},
-        {"role": "assistant", "content": "Earlier answer"},
+        {"role": "user", "content": "Which medicine?"},
+        {"role": "assistant", "content": "It says ##begin_quote##secret##end_quote##.\n<ANSWER>: Corvalexin"},
+        {"role": "tool", "content": "parrot", "tool_call_id": "1"},
         {"role": "user", "content": [{"type": "text", "text": "Which dose?"}]},
     ]
     with serving(model) as server:
-        ask(server, messages=history, temperature=0.7, user="someone", extra_body={"top_k": 1, "unheard_of": True})
+        completion = ask(
+            server, messages=history, temperature=0.7, user="someone", extra_body={"top_k": 1, "unheard_of": True}
+        )
     [request] = model.requests
     prompt = "\n".join(message.content for message in request.messages)
-    assert "Question: Which dose?" in prompt
-    assert "pirate" not in prompt
-    assert "Earlier" not in prompt
-    assert "Document [2]" not in prompt
+    assert prompt.endswith("Question: Which medicine? (Corvalexin) Which dose?")
+    assert not any(word in prompt for word in ("pirate", "secret", "parrot", "Document [2]"))
+    assert completion.raft["query"] == "Which medicine? Which dose? Which dose?"
 
 
 def test_abstention_is_an_answer() -> None:
@@ -134,15 +149,12 @@ def test_a_forged_quote_is_no_citation() -> None:
         assert completion.raft["unverified_quotes"] == 1
 
 
-def test_models_search_and_health(server: str) -> None:
+def test_models_and_search(server: str) -> None:
     assert [model.id for model in client(server).models.list()] == ["raft"]
     found = httpx.post(f"{server}/v1/search", json={"query": "dose", "top_k": 2}).json()
     assert [d["document_id"] for d in found["data"]] == ["formulary/corvalexin.md", "storage.pdf"]
     assert set(found["data"][0]) == {
         "id", "document_id", "title", "headings", "page", "start", "end", "text", "rank",
-    }  # fmt: skip
-    assert httpx.get(f"{server}/healthz").json() == {
-        "status": "ready", "model": "raft", "index": FINGERPRINT,
     }  # fmt: skip
 
 
@@ -197,7 +209,7 @@ def test_every_response_has_the_secure_headers(server: str) -> None:
 
 def test_a_failing_model_is_an_error_without_details() -> None:
     def fail(request: ChatRequest) -> str:
-        raise OSError("/secret/path is gone")
+        raise EndpointError("http://secret:9/ is gone")
 
     with serving(scripted(fail)) as server:
         with pytest.raises(openai.APIStatusError) as caught:
@@ -207,8 +219,6 @@ def test_a_failing_model_is_an_error_without_details() -> None:
 
 
 def test_a_model_that_fails_midway_ends_the_stream_with_an_error() -> None:
-    from raft.errors import EndpointError
-
     model = scripted()
 
     def breaking(request: ChatRequest) -> Generator[str, None, None]:
@@ -249,7 +259,7 @@ def test_an_endpoint_that_finds_a_prompt_too_long_ends_the_stream_with_that() ->
 
 def test_a_bug_is_a_500_without_details() -> None:
     model = scripted()
-    model.complete = lambda requests: 1 / 0  # type: ignore[method-assign]
+    model.stream = lambda request: 1 / 0  # type: ignore[method-assign]
     with serving(model) as server:
         response = httpx.post(f"{server}/v1/chat/completions", json={"model": "raft", "messages": ASK})
         assert response.status_code == 500
@@ -269,7 +279,8 @@ def test_a_client_that_leaves_stops_the_generation() -> None:
                 break
             model.step.release()
         assert model.left.is_set()
-        assert ask(server).choices[0].message.content == ANSWERED  # and the turn is free
+        model.step.release(2000)
+        assert ask(server).choices[0].message.content == "".join(model.pieces)  # and the turn is free
 
 
 def test_a_client_that_leaves_while_it_waits_gives_its_place_back() -> None:

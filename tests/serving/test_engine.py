@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Generator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import ANSWERED, DOSES, FINGERPRINT, MemoryIndex, scripted
 
@@ -15,8 +16,8 @@ from raft.errors import ModelError
 from raft.llm.chat import ChatModel, ChatReply, ChatRequest, PromptTooLong
 from raft.llm.scripted import ScriptedModel
 from raft.prompts import QUOTE_BEGIN, QUOTE_END, parse_answer, quote_spans
-from raft.records import Document
-from raft.serving.engine import AnswerEngine, Asked, Served
+from raft.records import Document, Filter
+from raft.serving.engine import AnswerEngine, Asked, Served, Turn
 from raft.serving.gate import Gate, Overloaded
 
 
@@ -103,34 +104,122 @@ def test_a_document_cannot_forge_a_quote_in_the_prompt() -> None:
 
 def test_model_that_fails_raises() -> None:
     def fail(request: object) -> str:
-        raise RuntimeError("no memory")
+        raise ModelError("no memory")
 
     with pytest.raises(ModelError, match="no memory"):
         engine(MemoryIndex(), scripted(fail)).answer(Asked("Dose?"))
 
 
-def test_a_prompt_beyond_the_window_is_an_error_of_its_own() -> None:
-    class Narrow(ScriptedModel):
-        def complete(self, requests):
-            yield from (ChatReply(r.key, "", error="900 tokens exceed 800", too_long=True) for r in requests)
+class Window(ScriptedModel):
+    """Reads prompts of so many documents; ``check`` tells beforehand, or only ``stream`` does, as an endpoint."""
 
-        def check(self, request: ChatRequest) -> None:
-            raise PromptTooLong("900 tokens exceed 800")
+    def __init__(self, documents: int, checks: bool = True) -> None:
+        super().__init__(lambda request: ANSWERED)
+        self._documents = documents
+        self._checks = checks
 
-    narrow = engine(MemoryIndex(), Narrow(lambda request: ""))
-    for asking in (narrow.answer, narrow.find):
-        with pytest.raises(PromptTooLong, match=r"900 tokens exceed 800\. Give fewer"):
-            asking(Asked("Dose?"))
-    assert engine(MemoryIndex(()), Narrow(lambda request: "")).find(Asked("Dose?")) == []  # the model is not asked
+    def check(self, request: ChatRequest) -> None:
+        if self._checks:
+            self._measure(request)
+
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+        self._measure(request)
+        return (yield from super().stream(request))
+
+    def _measure(self, request: ChatRequest) -> None:
+        given = len(re.findall(r"^Document \[\d+\]", request.messages[-1].content, re.MULTILINE))
+        if given > self._documents:
+            raise PromptTooLong(f"{given} documents exceed {self._documents}")
 
 
-def test_hits_that_were_found_beforehand_are_not_searched_again() -> None:
+def shelf(count: int) -> MemoryIndex:
+    return MemoryIndex([DOSES, *(Document(f"d{n}", f"Text {n}.") for n in range(1, count))])
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+@settings(deadline=None)
+def test_passages_that_the_window_does_not_hold_are_dropped_from_the_end_and_counted(found: int, window: int) -> None:
+    model = Window(window)
+    served = engine(shelf(found), model).answer(Asked("Dose?", top_k=found))
+    kept = min(found, window)
+    assert [hit.rank for hit in served.hits] == list(range(1, kept + 1))
+    assert served.dropped == found - kept
+    assert len(served.citations) == 1
+    assert len(model.requests) == 1
+
+
+@pytest.mark.parametrize(("found", "kept"), [(3, 2), (4, 2), (8, 2), (40, 2), (2, 2)])
+def test_an_endpoint_is_asked_again_with_fewer_passages(found: int, kept: int) -> None:
+    model = Window(2, checks=False)
+    text, served = drained(engine(shelf(found), model).stream(Asked("Dose?", top_k=found)))
+    assert text == ANSWERED
+    assert len(served.hits) == kept
+    assert served.dropped == found - kept
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_a_prompt_beyond_the_window_is_an_error_when_not_even_one_passage_fits(checks: bool) -> None:
+    narrow = engine(shelf(5), Window(0, checks))
+    with pytest.raises(PromptTooLong, match=r"1 documents exceed 0\. Give fewer"):
+        narrow.answer(Asked("Dose?"))
+    if checks:
+        with pytest.raises(PromptTooLong):
+            narrow.find(Asked("Dose?"))
+    assert engine(MemoryIndex(()), Window(0)).find(Asked("Dose?")).hits == ()  # the model is not asked
+
+
+def test_a_stream_that_has_begun_is_never_begun_again() -> None:
+    model = scripted()
+
+    def late(request: ChatRequest) -> Generator[str, None, ChatReply]:
+        yield "Some "
+        raise PromptTooLong("the prompt exceeds the window")
+
+    model.stream = late  # type: ignore[method-assign]
+    pieces = engine(MemoryIndex(), model).stream(Asked("Dose?"))
+    assert next(pieces) == "Some "
+    with pytest.raises(PromptTooLong):
+        next(pieces)
+
+
+def test_what_was_found_beforehand_is_not_searched_again() -> None:
     index = MemoryIndex()
     served_by = engine(index, scripted())
-    hits = served_by.find(Asked("Dose?", top_k=2))
-    _, served = drained(served_by.stream(Asked("Dose?", top_k=2), hits))
+    found = served_by.find(Asked("Dose?", top_k=2))
+    _, served = drained(served_by.stream(Asked("Dose?", top_k=2), found))
     assert served == served_by.answer(Asked("Dose?", top_k=2))
     assert index.queries == ["Dose?", "Dose?"]
+
+
+def test_the_filter_of_a_question_reaches_the_index() -> None:
+    index = MemoryIndex()
+    where = Filter(frozenset({"hr"}), ("a/",), ("pay",), "2025", "2026-03")
+    engine(index, scripted()).answer(Asked("Dose?", where=where))
+    assert index.wheres == [where]
+
+
+def test_a_follow_up_is_searched_for_and_asked_with_what_it_leans_on() -> None:
+    index, model = MemoryIndex(), scripted()
+    asked = Asked("And in children?", (Turn("What is the first dose in adults?", "12 mg"),))
+    served = engine(index, model).answer(asked)
+    assert index.queries == [served.query]
+    assert served.query == "What is the first dose in adults? And in children? And in children?"
+    question = model.requests[0].messages[-1].content.rsplit("\n", 1)[1]
+    assert question == "Question: What is the first dose in adults? (12 mg) And in children?"
+
+
+def test_the_model_writes_a_follow_up_anew_where_it_is_told_to() -> None:
+    def say(request: ChatRequest) -> str:
+        return "What is the first dose in children?" if request.key == "rewrite" else ANSWERED
+
+    index, model = MemoryIndex(), scripted(say)
+    served_by = AnswerEngine(index, model, FINGERPRINT, follow_ups="model")
+    asked = Asked("And in children?", (Turn("What is the first dose in adults?", "12 mg"),))
+    assert served_by.asks_before_it_searches(asked)
+    assert not served_by.asks_before_it_searches(Asked("Dose?"))
+    served_by.answer(asked)
+    assert index.queries == ["What is the first dose in children?"]
+    assert model.requests[1].messages[-1].content.endswith("Question: What is the first dose in children?")
 
 
 @given(st.lists(st.sampled_from([QUOTE_BEGIN, QUOTE_END, "<ANSWER>:", "words", " ", "\n", "é💊"]), max_size=14))

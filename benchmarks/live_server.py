@@ -87,9 +87,17 @@ class Server:
                 total += process.memory_info().rss
         return total / 1e6
 
-    def kill(self) -> None:
+    def kill(self) -> int:
+        """kill -9; how many of the processes that it had started are left after half a minute."""
+        import psutil
+
+        family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        _, left = psutil.wait_procs(family, timeout=30)
+        for process in left:
+            process.kill()
+        return len(left)
 
     def stop(self) -> int:
         """Ask it to stop; its exit code."""

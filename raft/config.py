@@ -112,7 +112,7 @@ class ChatModelRecipe(Recipe):
     timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one reply of an endpoint")
     max_retries: int = Field(5, ge=0, description="tries again after 429, 5xx and broken connections")
     batch_tokens: int = Field(32768, ge=64, description="prompt tokens decoded together by a local model")
-    cache_mb: int = Field(4096, ge=0, description="memory of a local model for the prompts that it keeps at hand")
+    cache_mb: int = Field(4096, ge=0, description="memory of a local model for prompts, those read lately too")
     engine: Literal["auto", "transformers", "openvino"] = Field(
         "transformers", description="what runs a local model; auto: openvino where there is no GPU and it can"
     )

@@ -49,6 +49,8 @@ def serve(
         app = open_app(chosen, api_key)
         typer.echo(_greeting(chosen.host, listener.getsockname()[1], has_keys), err=True)
         _run(app, listener, chosen.limits.receive_seconds)
+        if app.state.service.feedback:
+            app.state.service.feedback.store.close()
 
 
 def open_app(recipe: ServeRecipe, api_key: str | None) -> FastAPI:

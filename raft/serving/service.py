@@ -27,8 +27,8 @@ Outcome = Literal["answered", "abstained", "searched", "failed", "cancelled", "r
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one request: until its hits were there, waiting counted, and the rewriting of a follow-up; from then to
-    the first words, waiting for its turn counted (None when none came); from beginning to end."""
+    """Seconds of one request: until its hits were there (waiting and the rewriting of a follow-up counted); from then
+    to the first words, waiting for its turn counted (None when none came); from beginning to end."""
 
     retrieval: float
     first_token: float | None

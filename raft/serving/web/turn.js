@@ -66,7 +66,7 @@ export class Turn {
     this.find(".evidence").hidden = raft.abstained || final === null || !thought.trim();
     this.find(".reasoning").replaceChildren(...(final === null ? [] : nodes));
     this.find(".searched").hidden = !raft.query || raft.query === this.question;
-    this.find(".searched").textContent = `Searched for: ${raft.query}`;
+    this.find(".searched").textContent = `Searched for: ${this.once(raft.query ?? "")}`;
     const cautions = cautionsOf(raft, cut);
     this.find(".caution").hidden = cautions.length === 0;
     this.find(".caution").textContent = cautions.join(" ");
@@ -75,6 +75,11 @@ export class Turn {
     const quoted = new Set(raft.citations.map((citation) => citation.rank)).size;
     const shown = `${quoted} of ${raft.documents.length} passages quoted.`;
     return raft.abstained ? REFUSED : `Answer: ${raft.answer}. ${shown} ${cautions.join(" ")}`;
+  }
+
+  // What was searched for, with the question in it once: twice, it weighs more in a search, and tells people nothing.
+  once(query) {
+    return query.endsWith(`${this.question} ${this.question}`) ? query.slice(0, -this.question.length - 1) : query;
   }
 
   listSources(raft) {

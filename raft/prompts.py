@@ -75,7 +75,9 @@ def fill_instruction(template: str, *, documents: bool, short: bool = False) -> 
     return _PLACEHOLDER.sub(lambda m: PLACEHOLDERS[m[1]], template.strip())
 
 
-_MARKERS = re.compile("|".join(re.escape(m) for m in (QUOTE_BEGIN, QUOTE_END, ANSWER_MARK)), re.IGNORECASE)
+_MARKERS = re.compile(  # the first character of each: two markers may share their ##
+    "|".join(f"{re.escape(m[0])}(?={re.escape(m[1:])})" for m in (QUOTE_BEGIN, QUOTE_END, ANSWER_MARK)), re.IGNORECASE
+)
 _QUOTE = re.compile(re.escape(QUOTE_BEGIN) + r"(.*?)" + re.escape(QUOTE_END), re.DOTALL)
 _NAMED_QUOTE = re.compile(
     r"(?:(?:The )?Document(?: \[\d{1,3}\])? says:?\s*)?" + _QUOTE.pattern + r"\.?", re.DOTALL | re.IGNORECASE
@@ -91,7 +93,7 @@ _ABSTAINS = re.compile(
 
 def neutralize(text: str) -> str:
     """The text with the prompt's own markers broken up, so that no document or question can forge them."""
-    return _MARKERS.sub(lambda m: m.group()[0] + " " + m.group()[1:], text)
+    return _MARKERS.sub(lambda m: m.group() + " ", text)
 
 
 def render_documents(chunks: Sequence[Chunk]) -> str:

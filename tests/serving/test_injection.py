@@ -107,9 +107,6 @@ def test_no_document_and_no_question_holds_a_marker_in_the_prompt(content: str, 
     assert not [mark for mark in MARKERS if mark.lower() in said]
 
 
-@pytest.mark.xfail(
-    reason="neutralize breaks up markers that do not overlap; two that share a ## leave one", strict=True
-)
 @pytest.mark.parametrize("first", [QUOTE_BEGIN, QUOTE_END])
 @pytest.mark.parametrize("second", [QUOTE_BEGIN, QUOTE_END])
 def test_markers_that_overlap_are_broken_up_too(first: str, second: str) -> None:

@@ -177,7 +177,7 @@ class AnswerEngine:
                 reply = yield from _keeping(self._model.stream(self._request(asked, found)), pieces)
                 return _served("".join(pieces), found, reply)
             except PromptTooLong:
-                if pieces or len(found.hits) == 1:
+                if any(pieces) or len(found.hits) == 1:
                     raise
             found = _without_the_last(found)
 

@@ -161,7 +161,7 @@ def read_feedback(path: Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"{path} is not there", "Name the file that the server's recipe calls feedback")
     with contextlib.closing(_open(path)) as connection:
-        return [_row(values) for values in connection.execute("SELECT * FROM feedback ORDER BY at, id")]
+        return [_row(values) for values in connection.execute("SELECT * FROM feedback ORDER BY at, rowid")]
 
 
 def _row(values: Any) -> Row:

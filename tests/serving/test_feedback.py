@@ -67,6 +67,17 @@ def test_rating_again_replaces_and_keeps_the_id(tmp_path: Path) -> None:
     store.close()
 
 
+def test_rows_of_one_moment_come_in_the_order_in_which_they_were_kept(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "f.sqlite")
+    names = [f"chatcmpl-{n}" for n in range(40)]
+    for name in names:
+        store.write(answer(name), Opinion("up"))
+    store.close()
+    with sqlite3.connect(tmp_path / "f.sqlite") as connection:
+        connection.execute("UPDATE feedback SET at = '2026-01-01T00:00:00.000+00:00'")
+    assert [row.given.id for row in read_feedback(tmp_path / "f.sqlite")] == names
+
+
 @given_by(texts=st.lists(st.text(st.characters(codec=None), max_size=40), min_size=5, max_size=5))
 @settings(max_examples=60)
 def test_any_text_is_kept(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -26,6 +26,7 @@ from raft.serving.limits import Deadline
 from raft.serving.service import Exchange, Outcome, Route, Service, Timing
 
 T = TypeVar("T")
+Pieces = AsyncGenerator[Found | str | Exchange, None]
 _CLIENT_LEFT = 499  # of no use to who left; it stands in logs
 
 
@@ -54,7 +55,7 @@ async def answer(service: Service, call: Call) -> Exchange:
     raise RuntimeError("an answer ended without its end")
 
 
-async def stream(service: Service, call: Call) -> AsyncGenerator[Found | str | Exchange, None]:
+async def stream(service: Service, call: Call) -> Pieces:
     """First what was found, once the request is admitted, then the words of the answer as they are made, last the
     Exchange.
 

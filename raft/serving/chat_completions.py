@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from raft.errors import RaftError
 from raft.serving import carriers, schema
-from raft.serving.answering import Call, answer, stream, unless_left
+from raft.serving.answering import Call, Pieces, answer, stream, unless_left
 from raft.serving.chat_schema import (
     AssistantMessage,
     ChatCompletion,
@@ -23,7 +23,7 @@ from raft.serving.chat_schema import (
     ChunkChoice,
     Delta,
 )
-from raft.serving.engine import Found, Served
+from raft.serving.engine import Served
 from raft.serving.events import EventStream
 from raft.serving.guard import GuardedRoute
 from raft.serving.http_errors import error_body
@@ -32,7 +32,6 @@ from raft.serving.schema import FinishReason
 from raft.serving.service import Exchange, caller_of, service_of
 
 router = APIRouter(prefix="/v1", route_class=GuardedRoute)
-Pieces = AsyncGenerator[Found | str | Exchange, None]
 
 
 @router.post(

@@ -28,7 +28,7 @@ from pydantic_core import to_json
 from raft.errors import RaftError
 from raft.llm.chat import PromptTooLong
 from raft.serving import responses_schema as schema
-from raft.serving.answering import Call, answer, stream, unless_left
+from raft.serving.answering import Call, Pieces, answer, stream, unless_left
 from raft.serving.engine import Found, Served
 from raft.serving.events import EventStream
 from raft.serving.guard import GuardedRoute
@@ -39,7 +39,6 @@ from raft.serving.schema import raft_object
 from raft.serving.service import Exchange, caller_of, service_of
 
 router = APIRouter(prefix="/v1", route_class=GuardedRoute)
-Pieces = AsyncGenerator[Found | str | Exchange, None]
 
 
 @router.post(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,26 +12,9 @@ from raft.dataset.trail import trail_path
 from raft.rows import read_rows
 from tests.review_dataset import HOSTILE, questions, write_review_dataset
 
-CHROMIUM = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
 ASKED = [item.question for item in questions()]
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not Path(CHROMIUM).exists():
-        if os.environ.get("RAFT_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"no browser at {CHROMIUM}, and RAFT_REQUIRE_BROWSER=1 asks for one")
-        pytest.skip(f"no browser at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield launched
-        launched.close()
 
 
 class Desk:

@@ -6,6 +6,7 @@ processes or machines), and ``scripted`` (the shipped test double).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -64,6 +65,13 @@ class ChatReply:
     cached_tokens: int = field(default=0, compare=False)
 
 
+def streams_on_cpu() -> int:
+    """How many streams a model on these processors answers at once. With more of them it writes hardly more words a
+    second, while each waits longer for its own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MAX_STREAMS, _STREAMS_A_CORE * cores)
+
+
 class ChatModel(Protocol):
     """A teacher, student or served model."""
 
@@ -91,6 +99,8 @@ class ChatModel(Protocol):
         ...
 
 
+MAX_STREAMS = 64  # that a local model answers at once
+_STREAMS_A_CORE = 8
 SIGN_OF_LIFE_SECONDS = 0.25  # after which a stream without news yields an empty piece
 
 Keep = Callable[[ChatReply], None]

@@ -68,11 +68,15 @@ class Endpoint:
         return sorted((secret for secret in held if len(secret) >= SHORTEST_SECRET), key=len, reverse=True)
 
     def open(self, max_retries: int) -> Any:
-        """A client for one thread, to be closed."""
+        """A client for one event loop, to be closed on it."""
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import openai
 
-        kind, settings = (openai.AzureOpenAI if self._is_azure else openai.OpenAI), self._settings()
-        return kind(**settings, timeout=self.timeout_seconds, max_retries=max_retries)
+        kind, settings = (openai.AsyncAzureOpenAI if self._is_azure else openai.AsyncOpenAI), self._settings()
+        none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # a balancer's would send all calls to one server
+        connections = openai.DefaultAsyncHttpxClient(cookies=none)
+        return kind(**settings, timeout=self.timeout_seconds, max_retries=max_retries, http_client=connections)
 
     def request(self, model: str) -> tuple[str, dict[str, str]]:
         """Where a chat completion of ``model`` is asked for, query and all, and the headers that go with it: what

@@ -3,7 +3,8 @@
 429 Retry-After: 2                               -> Failure(kind="limited", status=429, wait_seconds=2.0, ...)
 429 {"error": {"code": "insufficient_quota"}}    -> Failure(kind="quota", ...)           ends the run
 400 {"error": {"param": "seed", ...}}            -> Failure(kind="refused", param="seed", ...)
-connection refused                               -> Failure(kind="unreachable", ...)
+connection refused                               -> Failure(kind="unreachable", ...)    ends the run
+connection broken                                -> Failure(kind="passing", ...)        concerns this request alone
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LONGEST_SAID = 400  # characters of an error; a proxy's error page is longer
 _NEVER_FITS = re.compile(r"request too large", re.IGNORECASE)  # OpenAI: above the limit of a whole minute
 _TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length")  # OpenAI, llama.cpp, vLLM
 _NO_QUOTA = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|insufficient balance", re.IGNORECASE)
+_CONNECTING = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}  # errors of httpx
 _MODERATED = re.compile(r"moderation|flagged|content_filter", re.IGNORECASE)
 
 
@@ -58,7 +60,10 @@ def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Failure:
     if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
         return Failure("unreachable", "it is no http:// or https:// address that can be asked")
     if isinstance(error, aiohttp.ClientError):
-        return Failure("unreachable", one_line(_without_address(error), secrets))
+        # a connection that stood and broke may have had to do with what went over it
+        connecting = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+        kind = "unreachable" if isinstance(error, connecting) else "passing"
+        return Failure(kind, one_line(_without_address(error), secrets))
     return Failure("malformed", MALFORMED)
 
 
@@ -79,11 +84,9 @@ def stream_failure_of(error: BaseException, secrets: Iterable[str] = ()) -> Fail
     if isinstance(error, openai.APIStatusError):
         return failure_of(StatusError(error.status_code, error.response.text, error.response.headers), secrets)
     said = one_line(f"{type(error).__name__}: {error}", secrets)
-    connecting = type(error.__cause__).__name__ == "ConnectTimeout"
-    if isinstance(error, openai.APITimeoutError) and not connecting:
-        return Failure("passing", said)
     if isinstance(error, openai.APIConnectionError):
-        return Failure("unreachable", one_line(str(error.__cause__ or "") or str(error), secrets))
+        why = one_line(str(error.__cause__ or "") or str(error), secrets)
+        return Failure("unreachable" if type(error.__cause__).__name__ in _CONNECTING else "passing", why)
     # an event of the stream that says what went wrong
     return Failure("too_long" if _TOO_LONG.search(str(error)) else "refused", said)
 

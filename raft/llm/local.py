@@ -9,12 +9,12 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raft.artifacts import MANIFEST, digest, hash_file, home, open_artifact, parse_manifest, read_manifest, writing
 from raft.config_train_rules import SOFT
 from raft.errors import ArtifactError, ModelError
-from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.chat import MAX_STREAMS, ChatReply, ChatRequest, PromptTooLong, streams_on_cpu
 from raft.llm.local_streams import Streams
 from raft.llm.logprobs import STRIPPED, pieces
 from raft.models import (
@@ -26,9 +26,9 @@ from raft.models import (
     resolve_language_model,
 )
 
+T = TypeVar("T")
 SEEN = "seen.json"
 _WINDOW = 512  # requests sorted by length together
-_MAX_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +147,8 @@ def load_weights(weights: Weights, precision: Precision = "auto") -> Any:
 
 class LocalModel:
     """A ChatModel. Requests are sorted by length inside windows and decoded in batches of at most
-    ``batch_tokens`` prompt tokens, padding counted; what a batch's prompts share is prefilled once."""
-
-    concurrency = _MAX_ROWS
+    ``batch_tokens`` prompt tokens, padding counted; what a batch's prompts share is prefilled once. Of streams those
+    decode together that have no more than ``batch_tokens`` tokens, replies and padding counted."""
 
     def __init__(
         self, name: str, model: Any, tokenizer: Any, *, batch_tokens: int = 32768, cache_mb: int = 4096
@@ -158,13 +157,17 @@ class LocalModel:
         self.model = model
         self.tokenizer = tokenizer
         self._batch_tokens = batch_tokens
-        self._busy = threading.Lock()  # one model decodes one batch at a time
+        self._busy = threading.Lock()  # a model runs one step at a time, be it of a batch or of streams
         self._tokenizing = threading.Lock()  # a fast tokenizer must not be used by two threads at once
         ends = model.generation_config.eos_token_id
         self._end_ids = frozenset({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
         self._streams = Streams(
-            model, self._end_ids, self._busy, most_rows=_MAX_ROWS, batch_tokens=batch_tokens, cache_mb=cache_mb
+            model, self._end_ids, self._busy, most_rows=MAX_STREAMS, batch_tokens=batch_tokens, cache_mb=cache_mb
         )
+
+    @property
+    def concurrency(self) -> int:
+        return streams_on_cpu() if self.model.device.type == "cpu" else MAX_STREAMS
 
     @classmethod
     def load(
@@ -213,17 +216,25 @@ class LocalModel:
         ]
         tokens: list[list[int]] = [[] for _ in rows]
         waiting = list(rows)
-        with self._busy:
-            for step in decode(self.model, rows, self._end_ids):
-                for row, token in step:
-                    tokens[row.index].append(token)
-                for row in [row for row in waiting if row.done]:
-                    request, prompt = fitting[row.index]
-                    written = tokens[row.index]
-                    logprobs = None if row.logprobs is None else pieces(self._decoded, written, row.logprobs)
-                    text = self._text(written)
-                    yield ChatReply(request.key, text, len(prompt), len(written), row.truncated, logprobs=logprobs)
-                waiting = [row for row in waiting if not row.done]
+        for step in self._steps(decode(self.model, rows, self._end_ids)):
+            for row, token in step:
+                tokens[row.index].append(token)
+            for row in [row for row in waiting if row.done]:
+                request, prompt = fitting[row.index]
+                written = tokens[row.index]
+                logprobs = None if row.logprobs is None else pieces(self._decoded, written, row.logprobs)
+                text = self._text(written)
+                yield ChatReply(request.key, text, len(prompt), len(written), row.truncated, logprobs=logprobs)
+            waiting = [row for row in waiting if not row.done]
+
+    def _steps(self, decoding: Iterator[T]) -> Iterator[T]:
+        """Each step with the model to itself, and nothing between them: whoever takes a reply may be away for long."""
+        while True:
+            with self._busy:
+                step = next(decoding, None)
+            if step is None:
+                return
+            yield step
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
         """The reply in pieces that are whole characters, decoded together with those of other threads; the generator
@@ -299,7 +310,7 @@ def make_batches(
     """Batches of prompts of like length, longest first, at most ``batch_tokens`` tokens with padding."""
     ordered = sorted(prompts, key=lambda pair: (-len(pair[1]), pair[0].key))
     while ordered:
-        rows = max(1, min(_MAX_ROWS, batch_tokens // max(1, len(ordered[0][1]))))
+        rows = max(1, min(MAX_STREAMS, batch_tokens // max(1, len(ordered[0][1]))))
         yield ordered[:rows]
         ordered = ordered[rows:]
 

@@ -73,10 +73,10 @@ class Streams:
             row.done = True
 
     def _run(self) -> None:
-        from raft.llm.decode import Decoding
-
-        decoding = Decoding(self._model, self._end_ids)
         try:
+            from raft.llm.decode import Decoding
+
+            decoding = Decoding(self._model, self._end_ids)
             while True:
                 with self._changing:
                     newcomers = self._newcomers(decoding)

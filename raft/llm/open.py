@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from raft.config import shown_address
-from raft.errors import UsageError
+from raft.errors import ModelError, UsageError
 from raft.llm.chat import ChatModel
 
 Engine = Literal["auto", "transformers", "openvino"]
@@ -30,8 +30,8 @@ def open_chat_model(
 ) -> ChatModel:
     """A model behind an OpenAI-compatible endpoint when ``base_url`` is given, else a local one.
 
-    ``engine`` runs a local model; auto is openvino where it is installed, there is no GPU and it knows the model's
-    architecture. With ``workers`` that many processes open the model, through Ray.
+    ``engine`` runs a local model; auto is openvino where it is installed, there is no GPU and it can run the model.
+    With ``workers`` that many processes open the model, through Ray.
 
     Raises UsageError when an adapter is to be loaded onto an endpoint, ModelError when the model cannot be found or
     loaded, ArtifactError when the adapter does not fit; with ``workers`` the last two when it is first asked.
@@ -71,13 +71,15 @@ def _open_local(model: str, adapter: Path | None, engine: Engine, batch_tokens: 
     if engine == "transformers":
         return LocalModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
     from raft.llm.openvino import OpenVinoModel, can_run
-    from raft.llm.openvino_network import NotConvertible
+    from raft.llm.openvino_network import NotConvertible, is_gguf
 
     if engine == "openvino":
         return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
     if can_run(model):
         try:
             return OpenVinoModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)
-        except NotConvertible as error:
+        except ModelError as error:
+            if not (isinstance(error, NotConvertible) or is_gguf(model)):  # only its own reader knows which it takes
+                raise
             print(f"raft: {error.what}; transformers takes its place", file=sys.stderr)
     return LocalModel.load(model, adapter, batch_tokens=batch_tokens, cache_mb=cache_mb)

@@ -3,7 +3,8 @@
 The caller's thread pulls requests and yields replies; one background thread runs the event loop that keeps up
 to ``concurrency`` calls in flight. Requests are pulled when there is room for them, and a few ahead, so that a
 hundred thousand of them never stand in memory together. What may succeed later (5xx, timeouts, broken connections) is
-tried again, each call by itself; 429s make all of them wait and then go slower (pacing.py).
+tried again, each call by itself; 429s make all of them wait and then go slower (pacing.py). Streams take another way
+(endpoint_streams.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from raft.errors import EndpointError, ModelError
 from raft.llm.chat import ChatReply, ChatRequest, Keep, PromptTooLong
 from raft.llm.endpoint_client import Connections, Endpoint
 from raft.llm.endpoint_errors import MALFORMED, Failure, StatusError, failure_of, one_line, stream_failure_of
+from raft.llm.endpoint_streams import Said, Streams, Tell
 from raft.llm.logprobs import of_completion
 from raft.llm.pacing import Pace
 
@@ -57,6 +59,8 @@ class OpenAICompatibleModel:
         self._endpoint = Endpoint(base_url, api_key_env, timeout_seconds)
         self.concurrency = concurrency
         self._max_retries = max_retries
+        self._opening = threading.Lock()
+        self._streams: Streams | None = None  # from the first one on
         self._refused_parameters: set[str] = set()
         self._format = 0  # of _FORMATS
 
@@ -98,45 +102,57 @@ class OpenAICompatibleModel:
             raise failure
 
     def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
-        """The reply in pieces; the generator returns the finished ChatReply. Raises EndpointError when the endpoint
-        fails, ModelError (PromptTooLong) when it refuses this request."""
+        """The reply in pieces; the generator returns the finished ChatReply, ``truncated`` also where the endpoint just
+        broke off. Closing it ends the call, which is not tried again. Raises EndpointError when the endpoint fails,
+        ModelError (PromptTooLong) when it gives no answer to this request."""
         import openai
 
-        text, finish, usage, chosen = "", None, None, False
         try:
-            with self._endpoint.open(self._max_retries) as client:
-                for piece in self._open_stream(client, request):
-                    usage = getattr(piece, "usage", None) or usage
-                    for choice in (getattr(piece, "choices", None) or [])[:1]:
-                        chosen = True
-                        finish = choice.finish_reason or finish
-                        text += choice.delta.content or ""
-                        if choice.delta.content:
-                            yield choice.delta.content
+            said = yield from self._open_streams().pieces(partial(self._read_stream, request))
         except openai.APIError as error:
-            failure = stream_failure_of(error, self._endpoint.secrets)
-            refused = ModelError(f"{self._endpoint.shown} refused: {failure.said}")
-            raise self._ending(failure) or refused from None
+            raise self._stream_error(stream_failure_of(error, self._endpoint.secrets), request) from None
         except ValueError:  # an event is not JSON
-            chosen = False
-        if not chosen:
+            said = Said()
+        if said.finish == "content_filter" or said.refusal:
+            why = one_line(said.refusal or "content filter", self._endpoint.secrets)
+            raise ModelError(f"{self._endpoint.shown} refused: {why}")
+        if not said.is_answer:
             raise ModelError(f"{self._endpoint.shown} gave no answer ({MALFORMED})")
-        return _reply(request.key, text, finish, usage.model_dump() if usage else {})
+        usage = said.usage.model_dump() if hasattr(said.usage, "model_dump") else None
+        reply = _reply(request.key, said.text, said.finish, usage)
+        return replace(reply, truncated=True) if said.is_cut else reply
 
-    def _open_stream(self, client: Any, request: ChatRequest) -> Any:
-        """The endpoint's pieces; what it refuses by name is left out. Raises PromptTooLong, openai's errors."""
+    def _open_streams(self) -> Streams:
+        with self._opening:
+            if self._streams is None:
+                self._streams = Streams(self._endpoint.open(self._max_retries))
+            return self._streams
+
+    async def _read_stream(self, request: ChatRequest, client: Any, tell: Tell) -> Said:
+        said = Said()
+        async with await self._call_stream(client, request) as pieces:
+            async for piece in pieces:
+                if words := said.take(piece):
+                    tell(words)
+        return said
+
+    async def _call_stream(self, client: Any, request: ChatRequest) -> Any:
+        """The endpoint's pieces; what it refuses by name is left out. Raises openai's errors."""
         import openai
 
         while True:
             call = self._call(replace(request, logprobs=False))
             try:
-                return client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
+                return await client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
             except openai.APIStatusError as error:
-                failure = stream_failure_of(error, self._endpoint.secrets)
-                if failure.kind == "too_long":
-                    raise PromptTooLong(_too_long(request)) from None
-                if not self._leave_out(failure, call):
+                if not self._leave_out(stream_failure_of(error, self._endpoint.secrets), call):
                     raise
+
+    def _stream_error(self, failure: Failure, request: ChatRequest) -> ModelError:
+        if failure.kind == "too_long":
+            return PromptTooLong(_too_long(request))
+        what = f"refused: {failure.said}" if failure.kind == "refused" else f"gave no answer ({failure.said})"
+        return self._ending(failure) or ModelError(f"{self._endpoint.shown} {what}")
 
     def _call(self, request: ChatRequest) -> dict[str, Any]:
         call: dict[str, Any] = {
@@ -184,6 +200,8 @@ class OpenAICompatibleModel:
                 return outcome
             if self._leave_out(outcome, call):
                 continue
+            if outcome.status == 403 and outcome.kind == "key" and line.has_answered:
+                outcome = replace(outcome, kind="refused")  # by a firewall or filter before it: the key is accepted
             tries += outcome.kind != "limited"
             ending = self._ending(outcome, tries, line.pace.refusals)
             if ending is not None:
@@ -196,9 +214,9 @@ class OpenAICompatibleModel:
                 return ChatReply(request.key, "", error=f"refused: {outcome.said}")
             if tries > self._max_retries:
                 return ChatReply(request.key, "", error=outcome.said)
-            if outcome.alone_seconds:
-                await line.pace.wait_alone(outcome.alone_seconds)
-            await _wait_before_retry(outcome, tries)
+            if line.failure is not None:  # while this call was under way
+                raise line.failure
+            await line.pace.wait_alone(outcome.alone_seconds or _seconds_before_retry(outcome, tries))
 
     async def _try(self, line: _Line, request: ChatRequest, again: bool) -> tuple[dict[str, Any], ChatReply | Failure]:
         """One call, made when it is its turn, and what came of it."""
@@ -220,6 +238,7 @@ class OpenAICompatibleModel:
             return call, Failure("passing", f"Timeout: no reply within {self._endpoint.timeout_seconds:g} s")
         else:
             line.pace.answered()
+            line.has_answered = line.has_answered or reply is not None
             return call, reply or Failure("malformed", MALFORMED)
         finally:
             line.pace.leave()
@@ -230,7 +249,7 @@ class OpenAICompatibleModel:
         where, said = f"endpoint {self._endpoint.shown}", failure.said
         spent = [count is None or count > self._max_retries for count in (tries, refusals)]
         wait = failure.wait_seconds or 0.0
-        if failure.kind == "key":
+        if failure.kind == "key" and (failure.status == 401 or spent[0]):
             env = self._endpoint.api_key_env
             return EndpointError(f"{where} refuses the key ({failure.status})", f"Set {env} to a key that it accepts")
         if failure.kind == "model":
@@ -249,14 +268,14 @@ class OpenAICompatibleModel:
         return None
 
 
-async def _wait_before_retry(failure: Failure, tries: int) -> None:
-    """Nothing after a malformed answer, nor after a 429, for which the pace waits."""
+def _seconds_before_retry(failure: Failure, tries: int) -> float:
+    """None after a malformed answer, nor after a 429, for which the pace waits."""
     if failure.kind in ("malformed", "limited"):
-        return
-    wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (tries - 1)) * random.uniform(0.75, 1.0)
+        return 0.0
+    wait: float = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** (tries - 1)) * random.uniform(0.75, 1.0)
     if failure.wait_seconds is not None:
         wait = min(_LONGEST_RETRY_AFTER_SECONDS, failure.wait_seconds)
-    await asyncio.sleep(wait)
+    return wait
 
 
 def _response_format(kind: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,10 +319,12 @@ def _reply(key: str, text: str, finish: str | None, usage: Any) -> ChatReply:
 
 @dataclass
 class _Line:
-    """The way to the endpoint for the calls of one ``complete``; ``failure`` is what ends them all."""
+    """The way to the endpoint for the calls of one ``complete``; ``failure`` is what ends them all. Once one of them
+    ``has_answered``, a 403 is no matter of the key."""
 
     connections: Connections
     pace: Pace
+    has_answered: bool = False
     failure: EndpointError | None = None
 
 

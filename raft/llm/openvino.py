@@ -3,7 +3,7 @@
     runs/models/language-4c1f09a2b7d0e358-openvino/
         openvino_model.xml + .bin          the network with its cache inside, float32, made once from the safetensors
         openvino_tokenizer.xml + .bin      what holds a reply to a JSON schema; prompts come as ids of our own template
-        manifest.json                      {"facts": {"window": 8192, "end_ids": [2]}, ...}
+        manifest.json                      {"facts": {"end_ids": [2]}, ...}
 
 All requests decode together, whoever asks, new ones joining as others end (openvino_schedule.py), in a process of their
 own (openvino_process.py). What prompts share is computed once, and the keys and values of earlier prompts are kept, up
@@ -27,7 +27,7 @@ from typing import Any
 
 from raft.artifacts import home
 from raft.errors import ModelError
-from raft.llm.chat import SIGN_OF_LIFE_SECONDS, ChatReply, ChatRequest, PromptTooLong
+from raft.llm.chat import SIGN_OF_LIFE_SECONDS, ChatReply, ChatRequest, PromptTooLong, streams_on_cpu
 from raft.llm.local import find_weights
 from raft.llm.logprobs import STRIPPED, pieces
 from raft.llm.openvino_network import converted, is_gguf, is_installed, obstacle, pool_blocks, read_config, read_gguf
@@ -59,8 +59,6 @@ class OpenVinoModel:
     ``cached_tokens`` of its replies are an estimate, in whole blocks of 32 tokens (openvino_schedule.Books).
     """
 
-    concurrency = MAX_ROWS
-
     def __init__(
         self, name: str, engine: EngineProcess, tokenizer: Any, window: int, end_ids: frozenset[int], room: int
     ) -> None:
@@ -71,6 +69,10 @@ class OpenVinoModel:
         self._end_ids = end_ids
         self._room = min(room, window)
         self._tokenizing = threading.Lock()  # a fast tokenizer must not be used by two threads at once
+
+    @property
+    def concurrency(self) -> int:
+        return streams_on_cpu()
 
     @classmethod
     def load(
@@ -87,7 +89,7 @@ class OpenVinoModel:
             raise ModelError("engine = 'openvino' needs packages that are not installed", _INSTALL)
         if adapter is None and is_gguf(model):
             tokenizer, config = read_gguf(Path(model))
-            name, folder, ends = model, Path(model), frozenset({tokenizer.eos_token_id})
+            name, folder, ends = model, Path(model), frozenset({tokenizer.eos_token_id} - {None})
         else:
             from transformers import AutoConfig
 

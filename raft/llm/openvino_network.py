@@ -128,7 +128,7 @@ def _convert(weights: Weights, out: Path) -> None:
             raise NotConvertible(what, _OTHERWISE) from error
         ends = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        draft.facts = {"window": model.config.max_position_embeddings, "end_ids": sorted(end_ids)}
+        draft.facts = {"end_ids": sorted(end_ids)}
         _hold_against(model, tokenizer, draft.folder, weights.name)
 
 

@@ -210,16 +210,20 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops a service tells all its processes at once
     source, sink = os.dup(0), os.dup(1)
     os.dup2(2, 1)
-    settings = _receive(source)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked has gone
+        if (settings := _receive(source)) is not None:
+            _serve(settings, source, sink)
+    os._exit(0)  # what is left is to tear down threads, which a crash must not turn into a failure
+
+
+def _serve(settings: Mapping[str, Any], source: int, sink: int) -> None:
     try:
         schedule = _open(settings)
     except ModelError as error:
         _send(sink, {"failed": error.what})
         return
     _send(sink, {"ready": True})
-    with contextlib.suppress(BrokenPipeError):
-        _run(schedule, source, sink)
-    os._exit(0)  # what is left is to tear down threads, which a crash must not turn into a failure
+    _run(schedule, source, sink)
 
 
 def _open(settings: Mapping[str, Any]) -> Schedule:

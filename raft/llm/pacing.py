@@ -76,7 +76,9 @@ class Pace:
         return 0.0
 
     async def wait_alone(self, seconds: float) -> None:
-        """What ``refused`` says that a call is to wait, unless it is given up meanwhile."""
+        """Waits before a call is tried again, unless it is given up meanwhile."""
+        if seconds <= 0:
+            return
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._alone.add(over)
         try:

@@ -21,6 +21,7 @@ from raft.llm.chat import ChatReply
 
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside the file while it is open
 _BUSY_SECONDS = 60.0
+_IN_THE_WAY = "Keep it, and try again once no other program holds it and its disk can be read and written"
 
 
 class Replies:
@@ -38,15 +39,19 @@ class Replies:
             _patiently(
                 self._file, "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT) WITHOUT ROWID"
             )
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
+            raise InputError(f"the replies in {path} cannot be opened ({error})", _IN_THE_WAY) from None
+        except sqlite3.Error as error:
             raise InputError(f"the replies in {path} cannot be opened ({error})", "Move the file away") from None
 
     def get(self, key: str) -> ChatReply | None:
-        """Raises InputError when the file is damaged."""
+        """Raises InputError when the file cannot be read or is damaged."""
         try:
             with self._turn:
                 row = self._file.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
             return None if row is None else ChatReply(key, **json.loads(row[0]))
+        except sqlite3.OperationalError as error:
+            raise InputError(f"the replies in {self.path} cannot be read ({error})", _IN_THE_WAY) from None
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise InputError(f"the replies in {self.path} are damaged ({error})", "Move the file away") from None
 

@@ -58,10 +58,19 @@ class Gate:
             self._room += 1
 
     async def run(self, job: Callable[[], T]) -> T:
-        """What ``job`` returns. Raises Overloaded, and what the job raises."""
-        with self._place():
-            async with self._turns:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, job)
+        """What ``job`` returns. Raises Overloaded, and what the job raises.
+
+        Whoever is cancelled meanwhile does not wait for the job, whose turn is free only when its thread is.
+        """
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._place())
+            await self._turns.acquire()
+            held.callback(self._turns.release)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, job)
+            kept = held.pop_all()
+        future.add_done_callback(lambda _: kept.close())
+        future.add_done_callback(_look_at)
+        return await asyncio.shield(future)
 
     async def stream(self, job: Generator[str, None, T]) -> AsyncGenerator[str | T, None]:
         """First an empty piece, once the job has a place in the queue; then its pieces, and last what it returns.
@@ -102,8 +111,15 @@ def _pump(job: Generator[str, None, T], tell: Callable[[str], object], left: thr
 
 
 async def _settled(future: asyncio.Future[T]) -> None:
-    """Wait for the thread, even in a task that is being cancelled."""
+    """Wait for the thread, even in a task that is being cancelled. What it raises then is nobody's any more."""
     import anyio
 
     with anyio.CancelScope(shield=True):
         await asyncio.wait([future])
+    _look_at(future)
+
+
+def _look_at(future: asyncio.Future[T]) -> None:
+    """Or asyncio would log that nobody looked at what it raised."""
+    if not future.cancelled():
+        future.exception()

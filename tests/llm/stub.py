@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections import Counter
@@ -36,6 +37,7 @@ class Stub(ThreadingHTTPServer):
         self.paths = []
         self.headers = []
         self.keys = set()
+        self.callers = set()
         self.running = self.most_running = 0
         self.lock = threading.Lock()
 
@@ -61,6 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             stub.paths.append(self.path)
             stub.headers.append(self.headers)
             stub.keys.add(self.headers["Authorization"])
+            stub.callers.add(self.client_address)
             stub.calls[word] += 1
             nth = stub.calls[word]
             stub.running += 1
@@ -87,6 +90,52 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Silent:
+    """An endpoint that sends the ``beginning`` of an answer to whoever calls it, and nothing more."""
+
+    def __init__(self, beginning=b""):
+        self.beginning = beginning
+        self._listener = socket.create_server(("127.0.0.1", 0))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def take_call(self, seconds=20):
+        """The connection of the next call; raises TimeoutError when there is none."""
+        self._listener.settimeout(seconds)
+        line = self._listener.accept()[0]
+        line.settimeout(20)
+        call = b""
+        while not call.endswith(b"}"):
+            call += line.recv(65536)
+        line.sendall(self.beginning)
+        return line
+
+
+def wait_until_left(line):
+    """Until the caller has closed its end of the connection."""
+    with line:
+        while line.recv(65536):
+            pass
+
+
+def heard(stream):
+    """The pieces of a stream that say something, and the reply that it returns."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return [piece for piece in pieces if piece], end.value
+
+
 def model_of(stub, base_url=None, **settings):
     return OpenAICompatibleModel("stub", base_url or stub.url, "RAFT_TEST_KEY", **{"max_retries": 2, **settings})
 
@@ -99,6 +148,13 @@ def ok(word, nth):
     return 200, {}, completion(f"about {word}")
 
 
-def sse(*pieces):
+EVENTS = {"Content-Type": "text/event-stream"}
+
+
+def piece(words, finish=None, **delta):
+    return {"choices": [{"index": 0, "delta": {"content": words, **delta}, "finish_reason": finish}]}
+
+
+def sse(*pieces, end="data: [DONE]\n\n"):
     rows = [{"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", **piece} for piece in pieces]
-    return "".join(f"data: {json.dumps(row)}\n\n" for row in rows) + "data: [DONE]\n\n"
+    return "".join(f"data: {json.dumps(row)}\n\n" for row in rows) + end

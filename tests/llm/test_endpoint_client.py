@@ -9,7 +9,7 @@ import pytest
 
 from raft.errors import EndpointError
 from raft.llm.endpoint_client import SPARE_FILES, Endpoint, allow_open_files, proxy_of
-from tests.llm.stub import model_of, ok, request, sse
+from tests.llm.stub import EVENTS, model_of, ok, request, sse
 
 resource = pytest.importorskip("resource")
 
@@ -32,7 +32,7 @@ def test_azure_is_asked_in_its_own_way(serve, monkeypatch, address, path):
     model = model_of(stub, stub.url.removesuffix("/v1") + address)
     assert [r.text for r in model.complete([request("a")])] == ["about a"]
     stub.behave = lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse({"choices": [PIECE]}))
-    assert list(model.stream(request("a"))) == ["12 mg"]
+    assert "".join(model.stream(request("a"))) == "12 mg"
     assert stub.paths == [path] * 2
     assert [headers["api-key"] for headers in stub.headers] == ["sk-12345678"] * 2
 
@@ -130,7 +130,12 @@ def test_the_key_of_azure_follows_no_redirect(serve, monkeypatch):
 
 def test_no_cookie_ties_all_calls_to_one_server(serve):
     stub = serve(lambda word, nth: (200, {"Set-Cookie": "route=pod1"}, ok(word, nth)[2]))
-    list(model_of(stub, stub.url.replace("127.0.0.1", "localhost"), concurrency=1).complete(map(request, "abc")))
+    model = model_of(stub, stub.url.replace("127.0.0.1", "localhost"), concurrency=1)
+    list(model.complete(map(request, "abc")))
+    stub.behave = lambda word, nth: (200, {"Set-Cookie": "route=pod1", **EVENTS}, sse({"choices": [PIECE]}))
+    for word in "abc":
+        list(model.stream(request(word)))
+    assert len(stub.headers) == 6
     assert not [headers for headers in stub.headers if "Cookie" in headers]
 
 

@@ -6,6 +6,7 @@ import email.utils
 import json
 import time
 
+import aiohttp
 import pytest
 
 from raft.llm.endpoint_errors import LONGEST_SAID, StatusError, failure_of, one_line, retry_after_seconds
@@ -52,6 +53,23 @@ def test_a_date_is_counted_from_now():
 def test_the_kind_of_a_refusal(status, said, kind):
     failure = failure_of(StatusError(status, json.dumps({"error": said}), {}))
     assert (failure.kind, failure.status) == (kind, status)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (aiohttp.ClientConnectorError(None, OSError(111, "Connection refused")), "unreachable"),
+        (aiohttp.ClientConnectorDNSError(None, OSError(-2, "Name or service not known")), "unreachable"),
+        (aiohttp.ClientConnectorCertificateError(None, OSError("certificate verify failed")), "unreachable"),
+        (aiohttp.ClientProxyConnectionError(None, OSError(111, "Connection refused")), "unreachable"),
+        (aiohttp.ConnectionTimeoutError("no connection"), "unreachable"),
+        (aiohttp.ServerDisconnectedError(), "passing"),
+        (aiohttp.ClientOSError(104, "Connection reset by peer"), "passing"),
+        (aiohttp.ClientPayloadError("not completed"), "passing"),
+    ],
+)
+def test_a_connection_that_never_stood_is_told_from_one_that_broke(error, kind):
+    assert failure_of(error).kind == kind
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_stream_steps_down_as_well(serve):
         return 200, {"Content-Type": "text/event-stream"}, sse(piece)
 
     stub = serve(behave)
-    assert list(model_of(stub).stream(request("a", schema=SCHEMA))) == ["12 mg"]
+    assert "".join(model_of(stub).stream(request("a", schema=SCHEMA))) == "12 mg"
     assert asked_formats(stub) == ["json_schema", "json_object"]
 
 
@@ -144,6 +144,53 @@ def test_a_connection_that_breaks_is_opened_again(serve):
     replies = list(model_of(stub).complete(map(request, "ab")))
     assert {r.text for r in replies} == {"about a", "about b"}
     assert set(stub.calls.values()) == {2}
+
+
+def test_a_call_whose_connection_always_breaks_ends_no_run(serve):
+    stub = serve(lambda word, nth: (200, {}, None) if word == "b" else ok(word, nth))
+    replies = {r.key: r for r in model_of(stub, max_retries=1).complete(map(request, "abc"))}
+    assert {key for key, reply in replies.items() if reply.error is None} == {"key-a", "key-c"}
+    assert "disconnected" in replies["key-b"].error
+    assert stub.calls["b"] == 2
+
+
+def test_a_403_of_a_firewall_is_one_requests_own_even_where_it_is_the_first_answer(serve):
+    def behave(word, nth):
+        if word == "<script>":
+            return 403, {}, "<html>blocked</html>"
+        time.sleep(0.2)
+        return ok(word, nth)
+
+    stub = serve(behave)
+    for at_once in (4, 1):
+        replies = {r.key: r for r in model_of(stub, concurrency=at_once).complete(map(request, ["<script>", *"abc"]))}
+        assert {key for key, reply in replies.items() if reply.error is None} == {"key-a", "key-b", "key-c"}
+        assert replies["key-<script>"].error == "refused: 403 <html>blocked</html>"
+
+
+def test_a_key_that_no_call_is_taken_with_ends_the_run(serve):
+    stub = serve(lambda word, nth: (403, {}, {"error": {"message": "no access"}}))
+    with pytest.raises(EndpointError, match=r"refuses the key \(403\)"):
+        list(model_of(stub, max_retries=1).complete(map(request, "abcdef")))
+    with pytest.raises(EndpointError, match=r"refuses the key \(403\)"):
+        list(model_of(stub).stream(request("a")))
+
+
+def test_a_run_that_has_failed_does_not_wait_for_a_call_that_is_to_be_tried_again_later(serve):
+    asked = threading.Event()
+
+    def behave(word, nth):
+        if word == "later":
+            asked.set()
+            return 503, {"Retry-After": "60"}, "busy"
+        asked.wait(10)
+        time.sleep(0.3)
+        return 401, {}, {"error": {"message": "no"}}
+
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match="refuses the key"):
+        list(model_of(serve(behave), concurrency=2).complete(map(request, ["later", "bad"])))
+    assert time.monotonic() - began < 30
 
 
 def test_a_service_that_is_overloaded_names_its_last_word_in_the_error(serve):

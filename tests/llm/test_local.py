@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -102,6 +103,15 @@ def test_streamed_pieces_make_the_same_answer(student: LocalModel, expected: dic
     assert "".join(pieces) == expected["doc1"] == reply.text
     assert len(pieces) > 1
     assert reply.completion_tokens > 0
+
+
+def test_a_stream_is_answered_while_a_batch_waits_for_its_caller(student: LocalModel, expected) -> None:
+    student._batch_tokens = 8192
+    replies = student.complete([replace(requests()[0], max_tokens=2), *requests()[1:3]])
+    assert next(replies).key == "doc0"
+    pieces = itertools.islice(student.stream(requests()[3]), 200)  # signs of life too: no answer ends the wait
+    assert "".join(pieces) == expected["closed"]
+    assert {reply.key: reply.text for reply in replies} == {key: expected[key] for key in ("doc1", "doc2")}
 
 
 def test_a_question_over_documents_that_were_read_lately_is_answered_as_ever(student: LocalModel, expected) -> None:

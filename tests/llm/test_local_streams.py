@@ -3,6 +3,7 @@ writes for one request alone."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +129,17 @@ def test_a_model_that_fails_is_an_error_for_all_who_wait_and_the_next_is_answere
     with pytest.raises(ModelError, match="the model failed"):
         list(first)
     assert heard(from_model, Row(2, PROMPTS[2], 6)) == alone(model, PROMPTS[2], 6)
+
+
+def test_a_failure_before_the_first_step_is_an_error_too_and_the_next_is_answered(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_model = streams(model)
+    with monkeypatch.context() as broken:
+        broken.setattr(Decoding, "__init__", lambda *_: torch.empty(-1))
+        with pytest.raises(ModelError, match="the model failed"):
+            list(itertools.islice(from_model.tokens(Row(0, PROMPTS[0], 4)), 20))
+    assert heard(from_model, Row(1, PROMPTS[1], 4)) == alone(model, PROMPTS[1], 4)
 
 
 def test_layers_that_keep_a_window_alone_are_neither_joined_nor_used_again() -> None:

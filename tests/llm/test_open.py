@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raft.errors import UsageError
+from raft.errors import ModelError, UsageError
 from raft.llm.local import LocalModel
 from raft.llm.open import open_chat_model
 from raft.llm.openvino_network import NotConvertible
@@ -43,3 +43,22 @@ def test_auto_falls_back_on_transformers_with_a_line(tiny_folder: Path, monkeypa
     assert capsys.readouterr().err == "raft: model x cannot be converted; transformers takes its place\n"
     with pytest.raises(NotConvertible):
         open_chat_model(str(tiny_folder), engine="openvino")
+
+
+@pytest.mark.parametrize("is_gguf", [True, False])
+def test_auto_takes_transformers_for_a_gguf_file_that_the_engine_cannot_read(
+    is_gguf: bool, tiny_folder: Path, monkeypatch, capsys
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("OpenVINO failed (Unsupported GGUF type)", "Set engine to transformers")
+
+    monkeypatch.setattr("raft.llm.openvino.can_run", lambda model: True)
+    monkeypatch.setattr("raft.llm.openvino.OpenVinoModel.load", fail)
+    monkeypatch.setattr("raft.llm.openvino_network.is_gguf", lambda model: is_gguf)
+    if is_gguf:
+        assert isinstance(open_chat_model(str(tiny_folder), engine="auto"), LocalModel)
+        said = "raft: OpenVINO failed (Unsupported GGUF type); transformers takes its place\n"
+        assert capsys.readouterr().err == said
+    for engine in ("openvino",) if is_gguf else ("openvino", "auto"):
+        with pytest.raises(ModelError, match="Unsupported GGUF type"):
+            open_chat_model(str(tiny_folder), engine=engine)

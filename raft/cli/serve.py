@@ -41,11 +41,13 @@ def serve(
     require(chosen.index, "index", "--index")
     from raft.serving.guard import API_KEY_ENV, check_host, check_origins
 
-    api_key = os.environ.get(API_KEY_ENV) or None
+    api_key = os.environ.get(API_KEY_ENV, "").strip() or None  # the file of a secret often ends with a newline
     has_keys = api_key is not None or chosen.keys is not None
     check_host(chosen.host, api_key, chosen.keys)
     check_origins(chosen.cors_origins, has_keys)
     with listen(chosen.host, chosen.port) as listener:  # before the model is loaded: a taken port shows at once
+        if hasattr(signal, "SIGHUP"):  # means "look for new versions", and would end a process that still loads them
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         app = open_app(chosen, api_key)
         typer.echo(_greeting(chosen.host, listener.getsockname()[1], has_keys), err=True)
         _run(app, listener, chosen.limits.receive_seconds)
@@ -63,13 +65,15 @@ def open_app(recipe: ServeRecipe, api_key: str | None) -> FastAPI:
     from raft.serving.keys import KeyFile
     from raft.serving.logs import RequestLog, log_as_json
     from raft.serving.open import Stock
-    from raft.serving.recent import Feedback
+    from raft.serving.recent import Feedback, Recent
     from raft.serving.reload import Reloader
     from raft.serving.tracing import open_tracing
 
     keys = KeyFile(recipe.keys) if recipe.keys else None
     audit = Audit(recipe.audit, texts=recipe.log_texts) if recipe.audit else None
-    feedback = Feedback(FeedbackStore(recipe.feedback)) if recipe.feedback else None
+    feedback = None
+    if recipe.feedback:
+        feedback = Feedback(FeedbackStore(recipe.feedback), Recent(labels=recipe.labels))
     tracing = open_tracing()
     log_as_json()
     reloader = Reloader(Stock.open(recipe), recipe.reload_seconds)

@@ -66,7 +66,7 @@ async def stream(service: Service, call: Call) -> Pieces:
     due = Deadline(service.answer_seconds)
     try:
         engine = service.catalog.engine(call.model, call.asker)
-        record.fingerprint = engine.fingerprint
+        record.engine = engine
         found = await due.result(_find(service, engine, call.asked))
         record.found(found.hits)
         async with contextlib.aclosing(due.pieces(service.answers.stream(engine.stream(call.asked, found)))) as pieces:
@@ -97,7 +97,7 @@ async def _find(service: Service, engine: AnswerEngine, asked: Asked) -> Found:
 async def search(service: Service, call: Call, engine: AnswerEngine) -> list[Hit]:
     """The hits for a query, best first; the listeners of the service are told. Raises Overloaded, and what the index
     raises."""
-    record = _Record(service, call, engine.fingerprint)
+    record = _Record(service, call, engine)
     try:
         look_up = partial(engine.search, call.asked.question, call.asked.top_k, call.asked.where)
         hits = await Deadline(service.answer_seconds).result(service.searches.run(look_up))
@@ -141,7 +141,7 @@ class _Record:
 
     service: Service
     call: Call
-    fingerprint: str = ""
+    engine: AnswerEngine | None = None
     hits: tuple[Hit, ...] = ()
     served: Served | None = None
     outcome: Outcome = "cancelled"
@@ -159,7 +159,9 @@ class _Record:
             self.first = time.monotonic() - self.began - self.retrieval
 
     def answered(self, served: Served) -> None:
-        self.served, self.hits = served, served.hits
+        self.served = served
+        if self.call.route != "responses":  # whose streams send all that was found before the model is asked
+            self.hits = served.hits
         self.outcome = "abstained" if served.answer.abstained else "answered"
 
     def failed(self, error: Exception) -> None:
@@ -168,9 +170,10 @@ class _Record:
     def tell(self) -> Exchange:
         if self.told is None:
             call, timing = self.call, Timing(self.retrieval, self.first, time.monotonic() - self.began)
+            fingerprint, needs = (self.engine.fingerprint, self.engine.needs) if self.engine else ("", frozenset[str]())
             self.told = Exchange(
                 call.id, call.route, call.caller, call.model, call.asked, self.hits, self.served, self.outcome, timing,
-                self.fingerprint,
+                fingerprint, needs,
             )  # fmt: skip
             self.service.finished(self.told)
         return self.told

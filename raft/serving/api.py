@@ -45,14 +45,19 @@ def create_app(
     and ``listeners`` are told of every request. A stop goes by ``app.state.drain``.
     ``feedback`` keeps what people say of answers; without it nothing is kept. ``reloader`` changes the catalog while
     the server runs. ``passages_as_events`` puts passages into streams in Open WebUI's form."""
-    app = FastAPI(title="raft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(reloader))
+    app = FastAPI(
+        title="raft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan(reloader),
+        redirect_slashes=False,  # redirects come before the key is looked at, and repeat the Host header
+    )  # fmt: skip
+    guard = guard or Guard()
     gates = (Gate(workers, limits.max_queue), Gate(1, limits.max_queue))
     app.state.drain = Drain()
     app.state.metrics = Metrics()
     app.state.metrics.watch(answers=gates[0], searches=gates[1])
+    app.state.metrics.watch_keys(guard.keys_unreadable)
     told = (*([audit] if audit else ()), app.state.metrics, *listeners, *([feedback.recent] if feedback else ()))
     app.state.service = Service(
-        catalog, guard or Guard(), *gates, int(time.time()), told, feedback,
+        catalog, guard, *gates, int(time.time()), told, feedback,
         answer_seconds=limits.answer_seconds, audit=audit, passages_as_events=passages_as_events,
     )  # fmt: skip
     for room in (chat_completions, responses, searches, feedback_api, operations, openapi):

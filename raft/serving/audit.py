@@ -24,7 +24,6 @@ from raft.errors import InputError
 from raft.serving.http_errors import RETRY_AFTER_SECONDS, Refused
 from raft.serving.service import Exchange
 
-_LONGEST_NAME = 200  # a model's name is the client's words until it is found
 log = logging.getLogger("raft.serving")
 
 
@@ -84,7 +83,7 @@ def audit_row(exchange: Exchange, *, texts: bool = False) -> dict[str, Any]:
     """What the trail keeps of a request; the documents of its passages in their order, each once."""
     row: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "id": exchange.id,
-        "caller": exchange.caller.name, "route": exchange.route, "model": exchange.model[:_LONGEST_NAME],
+        "caller": exchange.caller.name, "route": exchange.route, "model": exchange.model_in_logs,
         "outcome": exchange.outcome, "documents": list(dict.fromkeys(hit.chunk.document_id for hit in exchange.hits)),
     }  # fmt: skip
     return row | texts_of(exchange) if texts else row

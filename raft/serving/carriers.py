@@ -11,12 +11,12 @@ All but the source events hold quotes that were found in the documents, and noth
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote as percent_encoded
 
 from pydantic import BaseModel
 
-from raft.records import Chunk
+from raft.records import Chunk, Hit
 from raft.records import citation as place_of
 from raft.serving.engine import Citation, Served
 
@@ -144,6 +144,12 @@ def source_events(served: Served) -> list[SourceEvent]:
         )
         for hit in served.hits
     ]
+
+
+def search_result(hit: Hit) -> dict[str, Any]:
+    """What OpenAI's two forms of a search result share. ``score`` tells the order alone, 1/rank."""
+    name = hit.chunk.document_id
+    return {"file_id": name, "filename": name, "score": 1 / hit.rank, "attributes": attributes_of(hit.chunk)}
 
 
 def attributes_of(chunk: Chunk) -> Attributes:

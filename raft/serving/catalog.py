@@ -53,7 +53,8 @@ class Catalog:
         and so needs no label. Raises Refused 404 for a collection that is not served."""
         if collection is None:
             return next(iter(self._engines.values()))
-        engine = self._engines.get(model_name(collection))
+        # only a collection: whether there is an adapter of this name is not for everybody to know
+        engine = None if "@" in collection else self._engines.get(model_name(collection))
         if engine is None:
             message = f"the vector store {collection!r} does not exist"
             raise Refused(404, message, param="vector_store_id", code="not_found")

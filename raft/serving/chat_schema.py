@@ -9,7 +9,7 @@ settings are those it was evaluated with.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -17,7 +17,16 @@ from raft.records import Filter
 from raft.serving.carriers import Annotation, Context, SourceEvent
 from raft.serving.conversation import turns_of
 from raft.serving.engine import Asked
-from raft.serving.schema import FinishReason, ModelName, Options, RaftObject, Usage, checked_question
+from raft.serving.schema import (
+    MOST_MESSAGES,
+    MOST_PARTS,
+    FinishReason,
+    ModelName,
+    Options,
+    RaftObject,
+    Usage,
+    checked_question,
+)
 
 # --- requests
 
@@ -29,7 +38,7 @@ class TextPart(BaseModel):
 
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
 
     @property
     def text(self) -> str:
@@ -47,7 +56,7 @@ class ChatCompletionRequest(Options):
     ``max_tokens`` (or its newer name) can lower the server's limit on an answer's length, not raise it."""
 
     model: ModelName
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)

@@ -6,7 +6,8 @@ A row, as ``read_feedback`` gives it::
         given=GivenAnswer(id="chatcmpl-4f", caller="ward-3", model="raft", index="f1f1...", question="And in children?",
                           asked="What is the first dose in adults? (12 mg) And in children?",
                           earlier=(("What is the first dose in adults?", "12 mg"),),
-                          shown=(Shown("formulary.md#0", "formulary.md", "9b74..."),), text="... <ANSWER>: 5 mg"),
+                          shown=(Shown("formulary.md#0", "formulary.md", "9b74..."),), text="... <ANSWER>: 5 mg",
+                          labels=("icu",)),
         opinion=Opinion("down", correction="children are not treated", comment=None))
 
 Documents are named, not copied: whoever reads a row needs the index, and its labels, to see their words. An answer has
@@ -35,7 +36,7 @@ from raft.errors import InputError, RaftError
 Rating = Literal["up", "down"]
 
 APPLICATION_ID = 0x52414654  # "RAFT": which program a file is of (SQLite's own field for that)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no labels
 _BUSY_SECONDS = 5.0  # for another process that writes at this moment
 _SCHEMA = """
 CREATE TABLE feedback (
@@ -52,11 +53,12 @@ CREATE TABLE feedback (
     answer TEXT NOT NULL,
     rating TEXT NOT NULL CHECK (rating IN ('up', 'down')),
     correction TEXT,
-    comment TEXT
+    comment TEXT,
+    labels TEXT
 ) STRICT
 """
 _KEEP = """
-INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (answer_id) DO UPDATE SET
     at = excluded.at, rating = excluded.rating, correction = excluded.correction, comment = excluded.comment
 RETURNING id
@@ -76,7 +78,8 @@ class Shown:
 class GivenAnswer:
     """An answer that may be rated, and whom it was given to. ``asked`` is the question as the model was asked it, which
     stands alone; ``earlier`` are (question, answer) of the turns before; ``shown`` is in prompt order; ``index`` is
-    the fingerprint of the corpus; ``text`` is the model's own."""
+    the fingerprint of the corpus; ``text`` is the model's own. ``labels`` are the access labels of whatever else than
+    the documents shown it may repeat (what its model was tuned on, what earlier turns showed); None: not known."""
 
     id: str
     caller: str
@@ -87,6 +90,7 @@ class GivenAnswer:
     earlier: tuple[tuple[str, str], ...]
     shown: tuple[Shown, ...]
     text: str
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class FeedbackStore:
             given.caller, given.model, given.index, given.question, given.asked, _json(given.earlier),
             _json([(shown.chunk_id, shown.document_id, shown.text_hash) for shown in given.shown]), given.text,
             opinion.rating, opinion.correction, opinion.comment,
+            None if given.labels is None else _json(given.labels),
         )  # fmt: skip
         clean = [_storable(value) for value in values]
         try:
@@ -165,10 +170,11 @@ def read_feedback(path: Path) -> list[Row]:
 
 
 def _row(values: Any) -> Row:
-    name, answer_id, at, caller, model, index, question, asked, earlier, shown, text, *said = values
+    name, answer_id, at, caller, model, index, question, asked, earlier, shown, text, *said, labels = values
     turns = tuple((str(before), str(answer)) for before, answer in json.loads(earlier))
     chunks = tuple(Shown(*each) for each in json.loads(shown))
-    given = GivenAnswer(answer_id, caller, model, index, question, asked, turns, chunks, text)
+    held = None if labels is None else tuple(json.loads(labels))
+    given = GivenAnswer(answer_id, caller, model, index, question, asked, turns, chunks, text, held)
     return Row(name, at, given, Opinion(*said))
 
 
@@ -235,11 +241,25 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(_SCHEMA)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    version = _version(connection)
+    if version not in (1, SCHEMA_VERSION):
         raise InputError(f"{path} has version {version} of its table; expected {SCHEMA_VERSION}", _REMEDY)
     if (said := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
         raise InputError(f"{path} is damaged ({' '.join(said.split())})", _REMEDY)
+    if version == 1:
+        _add_labels(connection)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _add_labels(connection: sqlite3.Connection) -> None:
+    """Make a table of version 1 one of version 2: the labels of its rows are not known."""
+    with _transaction(connection):
+        if _version(connection) == 1:  # another process may have done it meanwhile
+            connection.execute("ALTER TABLE feedback ADD COLUMN labels TEXT")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextlib.contextmanager

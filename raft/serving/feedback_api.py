@@ -13,12 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from raft.serving.feedback import NotKept, Opinion
 from raft.serving.guard import GuardedRoute
-from raft.serving.http_errors import Refused
+from raft.serving.http_errors import RETRY_AFTER_SECONDS, Refused
 from raft.serving.openapi import errors
 from raft.serving.service import caller_of, service_of
 
 MOST_CHARACTERS = 4000  # of a correction or a comment
-_RETRY_AFTER_SECONDS = 5
 log = logging.getLogger("raft.serving")
 router = APIRouter(prefix="/v1", route_class=GuardedRoute)
 
@@ -55,6 +54,6 @@ async def feedback(body: FeedbackRequest, request: Request) -> FeedbackReceipt:
         row = await kept.store.keep(given, Opinion(body.rating, body.correction or None, body.comment or None))
     except NotKept as error:
         log.error("%s", error)
-        headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         raise Refused(503, "the feedback could not be written", kind="server_error", headers=headers) from None
     return FeedbackReceipt(id=row, object="feedback", answer_id=given.id)

@@ -10,7 +10,8 @@ For the answer "Document [1] says ...\\n<ANSWER>: 5 mg", rated down and correcte
     OUT/evaluation.jsonl  {"id": ..., "question": ..., "answer": "12 mg", "gold_doc_ids": ["dose.md"], ...}
 
 OUT is a dataset: ``raft train --data OUT`` learns its examples, and with ``objective=dpo`` and
-``preference.pairs=OUT/pairs.jsonl`` its pairs. It bears the access labels of the documents that stand in it.
+``preference.pairs=OUT/pairs.jsonl`` its pairs. It bears the access labels of the documents that stand in it, and those
+that its answers were given under: what a model was tuned on, and what was said before a follow-up, may stand in them.
 """
 
 from __future__ import annotations
@@ -75,11 +76,13 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A row with the chunks that its answer was made from, in prompt order; ``right`` is None where nobody said."""
+    """A row with the chunks that its answer was made from, in prompt order; ``right`` is None where nobody said.
+    ``labels`` are those that it needs beside its documents'."""
 
     row: Row
     chunks: tuple[Chunk, ...]
     right: Right | None
+    labels: frozenset[str]
 
     @property
     def question(self) -> str:
@@ -122,7 +125,7 @@ def export_feedback(
         why = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or f"{len(rows)} rows"
         raise InputError(f"{feedback} holds nothing to export as {form} ({why})", "See raft feedback show")
     inputs = {"index": opened.fingerprint, "feedback": artifacts.digest([(row.id, row.at) for row in rows])}
-    kind, needed = "dataset" if train else "questions", _labels_of(opened, train or judged)
+    kind, needed = "dataset" if train else "questions", _labels_of(opened, judged)
     with artifacts.writing(out, kind, {"export": "feedback", "as": form}, inputs, overwrite=overwrite) as draft:
         counts = {name: write_rows(draft.folder / name, made) for name, made in files.items()}
         draft.facts |= {
@@ -138,9 +141,12 @@ def is_held_out(key: str) -> bool:
 
 
 def judge(rows: Iterable[Row], index: Index) -> tuple[list[Judged], dict[str, int]]:
-    """The rows whose documents the index still has as they were, and how many are left out for which reason."""
+    """The rows whose documents the index still has as they were, and how many are left out for which reason. A row
+    whose labels are not known needs all of the index's."""
     judged, left_out = [], Counter[str]()
+    of_index = frozenset[str](index.manifest.facts["labels"])
     for row in rows:
+        labels = of_index if row.given.labels is None else frozenset(row.given.labels)
         try:
             chunks = tuple(index.chunk(shown.chunk_id) for shown in row.given.shown)
         except InputError:
@@ -150,14 +156,17 @@ def judge(rows: Iterable[Row], index: Index) -> tuple[list[Judged], dict[str, in
             left_out["document changed"] += 1
         elif not chunks:
             left_out["no document shown"] += 1
+        elif not labels <= index.labels:
+            left_out["given under access labels that are not held"] += 1
         else:
-            judged.append(Judged(row, chunks, _right(row, chunks)))
+            judged.append(Judged(row, chunks, _right(row, chunks), labels))
     return judged, dict(left_out)
 
 
-def _labels_of(index: Index, judged: Iterable[Judged]) -> list[str]:
+def _labels_of(index: Index, judged: Sequence[Judged]) -> list[str]:
     documents = {chunk.document_id for each in judged for chunk in each.chunks}
-    return sorted({label for name in documents for label in index.document(name).metadata.get("labels", ())})
+    shown = {label for name in documents for label in index.document(name).metadata.get("labels", ())}
+    return sorted(shown.union(*(each.labels for each in judged)))
 
 
 # --- the right answer ------------------------------------------------------------------------------------------------

@@ -21,18 +21,25 @@ from raft.serving.limits import Allowance, RateLimits
 
 API_KEY_ENV = "RAFT_API_KEY"
 LIMIT_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+SHORTEST_KEY = 16  # characters of RAFT_API_KEY where other machines may try them
 _ORIGIN = re.compile(r"https?://[^/\s*?#@]+")
+_HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+))(?::[0-9]*)?")
 log = logging.getLogger("raft.serving")
 
 
 def check_host(host: str, api_key: str | None, keys: Path | None = None) -> None:
-    """Raise UsageError when ``host`` can be reached from other machines and there are no keys."""
-    if api_key is None and keys is None and not _is_loopback(host):
+    """Raise UsageError when ``host`` can be reached from other machines and there are no keys, or a short one."""
+    if is_loopback(host):
+        return
+    if api_key is None and keys is None:
         raise UsageError(
             f"host {host} can be reached from other machines, and no key protects the documents",
             f"Make a key (raft keys add NAME --keys FILE; --set keys=FILE), set {API_KEY_ENV} in the environment, or "
             "serve on 127.0.0.1",
         )
+    if api_key is not None and len(api_key) < SHORTEST_KEY:
+        what = f"{API_KEY_ENV} has {len(api_key)} characters, and host {host} can be reached from other machines"
+        raise UsageError(what, f"Give at least {SHORTEST_KEY} random ones: openssl rand -hex 32")
 
 
 def check_origins(origins: Sequence[str], has_keys: bool) -> None:
@@ -46,11 +53,19 @@ def check_origins(origins: Sequence[str], has_keys: bool) -> None:
             raise UsageError(f"cors_origins has {origin!r}", remedy)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this address, or this name, is of this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
+
+
+def is_addressed_here(host: str) -> bool:
+    """Whether a Host header, as it came, names this machine: a foreign page may point its own name at 127.0.0.1.
+    ``request.url`` is of no use here: for a header that is malformed it names the server's own address."""
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback(found[1] or found[2])
 
 
 class Guard:
@@ -70,7 +85,7 @@ class Guard:
         """Raises HTTPException 401 where no valid key was given, 403 where a server without keys is reached by another
         name than localhost."""
         if not self._own and self._keys is None:
-            if not _is_loopback(request.url.hostname or ""):  # a foreign page may point its own name at 127.0.0.1
+            if not is_addressed_here(request.headers.get("host", "")):
                 raise HTTPException(403, "without keys this server is reached as localhost only")
             return LOCAL
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -81,6 +96,10 @@ class Guard:
         if caller is None:
             raise HTTPException(401, "no valid API key was given", {"WWW-Authenticate": "Bearer"})
         return caller
+
+    def keys_unreadable(self) -> bool:
+        """Whether the key file cannot be read now, so that older keys stay in force."""
+        return self._keys is not None and self._keys.unreadable
 
     def admit(self, caller: Caller) -> dict[str, str]:
         """Count a request; returns the headers that tell the caller what is left. Raises Refused 429."""

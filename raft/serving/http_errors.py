@@ -23,6 +23,7 @@ from raft.serving.middleware import SECURE_HEADERS
 
 RETRY_AFTER_SECONDS = 5
 MOST_MISTAKES = 5  # that one answer tells of
+_CODES = {401: "invalid_api_key", 408: "request_timeout"}
 log = logging.getLogger("raft.serving")
 
 
@@ -55,14 +56,26 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _on_invalid(request: Request, error: Any) -> JSONResponse:
-    found = error.errors()[:MOST_MISTAKES]
-    mistakes = [(".".join(str(part) for part in item["loc"][1:]), item["msg"]) for item in found]
+    mistakes = [(_place(item, error.body), item["msg"]) for item in error.errors()[:MOST_MISTAKES]]
     message = "; ".join(f"{where}: {said}" if where else said for where, said in mistakes)
     return error_response(400, message.replace("Value error, ", ""), param=mistakes[0][0] or None)
 
 
+def _place(mistake: Any, body: Any) -> str:
+    """Where in the body a mistake is, like "input.0.role". What pydantic names beside that, the members of a union and
+    the place at which JSON breaks off, stands in no body and is left out."""
+    named, place = mistake["loc"][1:], []
+    for part in named:
+        if isinstance(body, dict | list) and part in (body if isinstance(body, dict) else range(len(body))):
+            place.append(part)
+            body = body[part]
+    if mistake["type"] == "missing":
+        place += named[-1:]
+    return ".".join(map(str, place))
+
+
 def _on_http_error(request: Request, error: Any) -> JSONResponse:
-    code = "invalid_api_key" if error.status_code == 401 else None
+    code = _CODES.get(error.status_code)
     return error_response(error.status_code, str(error.detail), code=code, headers=error.headers)
 
 

@@ -180,21 +180,29 @@ def _replace(path: Path, new: Path, keys: Sequence[Key]) -> None:
     try:
         os.close(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600))
         write_rows(new, (key.model_dump(mode="json") for key in keys))
+        if path.exists() and hasattr(os, "chown"):  # Windows has none
+            held = path.stat()
+            os.chown(new, held.st_uid, held.st_gid)  # the server that reads it may be another user's
+            new.chmod(held.st_mode & 0o640)
         with new.open("rb") as stream:
             os.fsync(stream.fileno())
         new.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         new.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written ({error.strerror})", "Name another --keys") from None
+        raise InputError(
+            f"{path} cannot be written ({error.strerror})", "Run it as the file's owner, or name another --keys"
+        ) from None  # fmt: skip
 
 
 class KeyFile:
     """The keys of a file, which is looked at again at most once a second: a key that is added or revoked counts at
-    once. While the file is damaged or missing, the last keys that it had stay in force."""
+    once. While the file is damaged, missing or not to be read, it is ``unreadable``, and the last keys that it had stay
+    in force."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises InputError when the file cannot be read, ArtifactError when it is damaged."""
+        self.unreadable = False
         self._path = path
         self._clock = clock
         self._seen = _state_of(path)
@@ -218,14 +226,17 @@ class KeyFile:
         self._seen = seen
         try:
             self._known = tuple(key.known() for key in read_keys(self._path))
+            self.unreadable = False
         except InputError as error:
+            self.unreadable = True
             log.error("%s; the keys that it had before stay in force", error.what)
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    """What tells that a file was changed: a new one has another inode, however fast it came."""
+def _state_of(path: Path) -> tuple[int, int, int, int] | None:
+    """What tells that a file was changed: a new one has another inode, however fast it came, and one that may be read
+    again another time of change."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size

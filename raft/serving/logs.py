@@ -17,7 +17,6 @@ from typing import Any, TextIO
 from raft.serving.audit import texts_of
 from raft.serving.service import Exchange
 
-_LONGEST_NAME = 200
 log = logging.getLogger("raft.serving")
 
 
@@ -59,7 +58,7 @@ def _fields(exchange: Exchange) -> dict[str, Any]:
     timing, served = exchange.timing, exchange.served
     fields: dict[str, Any] = {
         "id": exchange.id, "route": exchange.route, "caller": exchange.caller.name,
-        "model": exchange.model[:_LONGEST_NAME], "outcome": exchange.outcome, "seconds": round(timing.total, 4),
+        "model": exchange.model_in_logs, "outcome": exchange.outcome, "seconds": round(timing.total, 4),
         "retrieval_seconds": round(timing.retrieval, 4),
         "first_token_seconds": None if timing.first_token is None else round(timing.first_token, 4),
         "documents": len(exchange.hits),

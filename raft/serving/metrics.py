@@ -75,6 +75,11 @@ class Metrics:
             running.labels(name).set_function(partial(getattr, gate, "running"))
             waiting.labels(name).set_function(partial(getattr, gate, "waiting"))
 
+    def watch_keys(self, unreadable: Callable[[], bool]) -> None:
+        """Show whether the key file cannot be read, so that what was changed in it does not count."""
+        about = "1 while the key file cannot be read, and the keys that it had before stay in force"
+        Gauge("raft_keys_unreadable", about, registry=self._registry).set_function(unreadable)
+
     def responded(self, status: int) -> None:
         self._responses.labels(str(status)).inc()
 

@@ -34,9 +34,10 @@ async def healthz() -> Probe:
 
 @router.get("/readyz", responses={503: {"model": Probe, "description": "Not ready"}})
 async def readyz(request: Request, response: Response) -> Probe:
-    """Whether a question would be taken now: there is something to ask, room in the queue, and no stop under way."""
+    """Whether a question would be taken now: there is something to ask, room in both queues, and no stop under way."""
     service = service_of(request)
-    if service.catalog.names(LOCAL) and not service.answers.full and not request.app.state.drain.stopping:
+    full = service.answers.full or service.searches.full
+    if service.catalog.names(LOCAL) and not full and not request.app.state.drain.stopping:
         return Probe(status="ready")
     response.status_code = 503
     return Probe(status="not ready")

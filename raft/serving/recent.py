@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,20 @@ _OF_A_CHUNK = 400
 
 
 class Recent:
-    """A listener that keeps the answers that were served last: at most ``answers`` of them, in about ``size`` bytes."""
+    """A listener that keeps the answers that were served last: at most ``answers`` of them, in about ``size`` bytes.
+    ``labels`` are those that the server holds, None where that is not known."""
 
-    def __init__(self, answers: int = MOST_ANSWERS, size: int = MOST_BYTES) -> None:
+    def __init__(
+        self, answers: int = MOST_ANSWERS, size: int = MOST_BYTES, labels: Collection[str] | None = None
+    ) -> None:
         self._answers, self._size = answers, size
+        self._labels = None if labels is None else frozenset(labels)
         self._given: OrderedDict[str, GivenAnswer] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
 
     def __call__(self, exchange: Exchange) -> None:
-        if (given := given_answer(exchange)) is None:
+        if (given := given_answer(exchange, self._labels)) is None:
             return
         with self._lock:
             self._given[given.id] = given
@@ -51,8 +56,9 @@ class Recent:
         return given if given is not None and given.caller == caller.name else None
 
 
-def given_answer(exchange: Exchange) -> GivenAnswer | None:
-    """What is kept of an exchange; None where no whole answer was served."""
+def given_answer(exchange: Exchange, of_server: frozenset[str] | None = None) -> GivenAnswer | None:
+    """What is kept of an exchange with a server that holds these labels (None: not known); None where no whole answer
+    was served."""
     served, asked = exchange.served, exchange.asked
     if served is None:
         return None
@@ -60,8 +66,18 @@ def given_answer(exchange: Exchange) -> GivenAnswer | None:
         exchange.id, exchange.caller.name, exchange.model, exchange.fingerprint, asked.question,
         served.question or asked.question, tuple((turn.question, turn.answer) for turn in asked.earlier),
         tuple(Shown(hit.chunk.id, hit.chunk.document_id, text_hash(hit.chunk.text)) for hit in served.hits),
-        served.answer.text,
+        served.answer.text, _labels(exchange, of_server),
     )  # fmt: skip
+
+
+def _labels(exchange: Exchange, of_server: frozenset[str] | None) -> tuple[str, ...] | None:
+    """The labels of what else than the documents shown may stand in an answer: what its model was tuned on, and what
+    the caller may have been shown in earlier turns. None where that is not known."""
+    labels: frozenset[str] | None = exchange.needs
+    if exchange.asked.earlier:
+        held = of_server if exchange.caller.labels is None else exchange.caller.labels
+        labels = None if held is None else exchange.needs | held
+    return None if labels is None else tuple(sorted(labels))
 
 
 def _bytes(given: GivenAnswer) -> int:

@@ -9,15 +9,23 @@ request that are not named here are ignored, as in chat completions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from raft.records import Filter, Hit
-from raft.serving.carriers import Attributes, FileCitation, attributes_of, file_citations
+from raft.serving.carriers import Attributes, FileCitation, file_citations, search_result
 from raft.serving.conversation import turns_of
 from raft.serving.engine import Asked, Served
-from raft.serving.schema import ModelName, Options, RaftObject, checked_question
+from raft.serving.schema import (
+    MOST_MESSAGES,
+    MOST_PARTS,
+    ModelName,
+    Options,
+    RaftObject,
+    checked_question,
+    told_as_cached,
+)
 
 # --- requests
 
@@ -31,7 +39,7 @@ class InputPart(BaseModel):
 class InputMessage(BaseModel):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputPart]
+    content: str | Annotated[list[InputPart], Field(max_length=MOST_PARTS, fail_fast=True)]
 
     @property
     def text(self) -> str:
@@ -41,9 +49,19 @@ class InputMessage(BaseModel):
 
 
 class OtherItem(BaseModel):
-    """What clients send back of an earlier response beside its messages. It is ignored."""
+    """What clients send back of an earlier response beside its messages, like a file_search_call. It is ignored."""
 
-    type: Literal["file_search_call", "web_search_call", "reasoning", "function_call", "function_call_output"]
+    type: str = Field(json_schema_extra={"not": {"const": "message"}})
+
+
+def _kind_of(item: Any) -> str:
+    """The tag of an item: what says nothing of its type is a message."""
+    kind = item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", "message")
+    return "message" if kind == "message" else "other"
+
+
+Item = Annotated[Annotated[InputMessage, Tag("message")] | Annotated[OtherItem, Tag("other")], Discriminator(_kind_of)]
+Items = Annotated[list[Item], Field(max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class ResponsesRequest(Options):
@@ -52,7 +70,7 @@ class ResponsesRequest(Options):
     it."""
 
     model: ModelName
-    input: str | list[InputMessage | OtherItem]
+    input: str | Items
     stream: bool = False
     max_output_tokens: int | None = Field(None, ge=1)
     previous_response_id: None = None
@@ -180,17 +198,9 @@ class Response(BaseModel):
 
 def search_call(id: str, query: str, hits: Sequence[Hit] | None) -> FileSearchCall:
     """The search as an item of the output; ``hits`` are None while it is under way."""
-    results = None if hits is None else [_result(hit) for hit in hits]
+    results = None if hits is None else [FileSearchResult(text=h.chunk.text, **search_result(h)) for h in hits]
     status: Literal["in_progress", "completed"] = "in_progress" if hits is None else "completed"
     return FileSearchCall(id=id, type="file_search_call", status=status, queries=[query], results=results)
-
-
-def _result(hit: Hit) -> FileSearchResult:
-    chunk = hit.chunk
-    return FileSearchResult(
-        file_id=chunk.document_id, filename=chunk.document_id, score=1 / hit.rank, text=chunk.text,
-        attributes=attributes_of(chunk),
-    )  # fmt: skip
 
 
 def message(id: str, served: Served) -> OutputMessage:
@@ -211,7 +221,7 @@ def usage(served: Served) -> ResponseUsage | None:
         return None
     return ResponseUsage(
         input_tokens=reply.prompt_tokens,
-        input_tokens_details=InputTokens(cached_tokens=reply.cached_tokens, cache_write_tokens=0),
+        input_tokens_details=InputTokens(cached_tokens=told_as_cached(reply), cache_write_tokens=0),
         output_tokens=reply.completion_tokens,
         output_tokens_details=OutputTokens(reasoning_tokens=0),
         total_tokens=reply.prompt_tokens + reply.completion_tokens,

@@ -33,7 +33,7 @@ from raft.dataset.review_apply import rendered
 from raft.dataset.trail import STATUSES, Status, TrailRow, Words, words_of
 from raft.errors import RaftError, UsageError
 from raft.records import Split, citation
-from raft.serving.guard import check_host
+from raft.serving.guard import is_addressed_here, is_loopback
 from raft.serving.middleware import SECURE_HEADERS, BodyLimit, Receive, SecureHeaders, Send
 from raft.serving.operations import WEB
 
@@ -308,8 +308,8 @@ class OwnPageOnly:
 def _refusals(scope: MutableMapping[str, Any]) -> Iterator[JSONResponse]:
     headers = Headers(scope=scope)  # type: ignore[arg-type]
     host = headers.get("host", "")
-    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "80")
-    if port != str(scope["server"][1]) or not _is_here(name.strip("[]")):
+    port = re.search(r":([0-9]+)$", host)
+    if (port[1] if port else "80") != str(scope["server"][1]) or not is_addressed_here(host):
         yield _error(403, "this server is reached as localhost only")
     if scope["method"] in _SAFE_METHODS:
         return
@@ -319,16 +319,8 @@ def _refusals(scope: MutableMapping[str, Any]) -> Iterator[JSONResponse]:
         yield _error(403, "a decision comes from the server's own page")
 
 
-def _is_here(name: str) -> bool:
-    try:
-        check_host(name, None)
-    except UsageError:
-        return False
-    return True
-
-
 def check_loopback(host: str) -> None:
     """Raise UsageError when ``host`` can be reached from other machines: no keys protect a review."""
-    if not _is_here(host):
+    if not is_loopback(host):
         raise UsageError(f"host {host} can be reached from other machines, and a review has no keys",
                          "Review on 127.0.0.1")  # fmt: skip

@@ -24,11 +24,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from raft.llm.chat import ChatReply
 from raft.records import Filter, Hit
 from raft.serving.engine import Citation, Served
 
 MAX_QUESTION_CHARACTERS = 4000
 MAX_TOP_K = 50
+MOST_MESSAGES = 1000  # of a request; longer lists are refused before their parts are looked at
+MOST_PARTS = 16  # of a message
+_CACHED_STEP = 128
 
 
 # --- requests. Fields that are not named here are ignored: stock clients send many that mean nothing to a system
@@ -141,7 +145,7 @@ class RaftObject(BaseModel):
 
 
 class CachedTokens(BaseModel):
-    """``cached_tokens`` of the prompt were read before, and cost next to nothing."""
+    """``cached_tokens`` of the prompt were read before, and cost next to nothing; see ``told_as_cached``."""
 
     cached_tokens: int
 
@@ -171,12 +175,6 @@ class ModelCard(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[ModelCard]
-
-
-class Health(BaseModel):
-    status: Literal["ready"]
-    model: str
-    index: str
 
 
 class ErrorDetail(BaseModel):
@@ -231,8 +229,14 @@ def usage(served: Served) -> Usage | None:
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.completion_tokens,
         total_tokens=reply.prompt_tokens + reply.completion_tokens,
-        prompt_tokens_details=CachedTokens(cached_tokens=reply.cached_tokens),
+        prompt_tokens_details=CachedTokens(cached_tokens=told_as_cached(reply)),
     )
+
+
+def told_as_cached(reply: ChatReply) -> int:
+    """The cached tokens as clients are told them, in whole steps of OpenAI's size. The exact number would tell one key
+    token by token how another's question begins."""
+    return reply.cached_tokens // _CACHED_STEP * _CACHED_STEP
 
 
 def finish_reason(served: Served) -> FinishReason:

@@ -11,13 +11,13 @@ from pydantic import BaseModel, Field, model_validator
 from raft.records import Hit
 from raft.serving import schema
 from raft.serving.answering import Call, search, unless_left
-from raft.serving.carriers import Attributes, attributes_of
+from raft.serving.carriers import Attributes, search_result
 from raft.serving.catalog import FIRST, model_name
 from raft.serving.engine import AnswerEngine, Asked
 from raft.serving.guard import GuardedRoute
 from raft.serving.openapi import errors
 from raft.serving.schema import Options, SearchRequest
-from raft.serving.service import caller_of, service_of
+from raft.serving.service import Service, caller_of, service_of
 
 router = APIRouter(prefix="/v1", route_class=GuardedRoute)
 
@@ -26,11 +26,20 @@ router = APIRouter(prefix="/v1", route_class=GuardedRoute)
 async def models(request: Request) -> schema.ModelList:
     """The models that the caller may ask."""
     service = service_of(request)
-    cards = [
-        schema.ModelCard(id=name, object="model", created=service.started, owned_by="raft")
-        for name in service.catalog.names(caller_of(request))
-    ]
-    return schema.ModelList(object="list", data=cards)
+    names = service.catalog.names(caller_of(request))
+    return schema.ModelList(object="list", data=[_card(service, name) for name in names])
+
+
+@router.get("/models/{model}", responses=errors(404))
+async def model_of(model: str, request: Request) -> schema.ModelCard:
+    """One model that the caller may ask."""
+    service = service_of(request)
+    service.catalog.engine(model, caller_of(request))  # or it is refused
+    return _card(service, model)
+
+
+def _card(service: Service, name: str) -> schema.ModelCard:
+    return schema.ModelCard(id=name, object="model", created=service.started, owned_by="raft")
 
 
 @router.post("/search", responses=errors(404, 502, 504), name="search")
@@ -113,9 +122,4 @@ async def search_vector_store(
 
 
 def _result(hit: Hit) -> VectorStoreResult:
-    """A passage in the form of OpenAI's search results."""
-    name = hit.chunk.document_id
-    content = [TextContent(type="text", text=hit.chunk.text)]
-    return VectorStoreResult(
-        file_id=name, filename=name, score=1 / hit.rank, attributes=attributes_of(hit.chunk), content=content
-    )
+    return VectorStoreResult(content=[TextContent(type="text", text=hit.chunk.text)], **search_result(hit))

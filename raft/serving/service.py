@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raft.serving.audit import Audit
     from raft.serving.recent import Feedback
 
+_LONGEST_NAME = 200
 log = logging.getLogger("raft.serving")
 Route = Literal["chat", "responses", "search"]
 Outcome = Literal["answered", "abstained", "searched", "failed", "cancelled", "refused"]
@@ -38,7 +39,8 @@ class Timing:
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One finished request: who asked what, what was shown and served, how it ended. ``id`` is that of the answer.
-    ``served`` is None where no whole answer was made; ``fingerprint`` is that of the index."""
+    ``served`` is None where no whole answer was made; ``fingerprint`` is that of the index, and ``needs`` the labels
+    of the documents that the model was tuned on."""
 
     id: str
     route: Route
@@ -50,6 +52,12 @@ class Exchange:
     outcome: Outcome
     timing: Timing
     fingerprint: str = ""
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def model_in_logs(self) -> str:
+        """The model's name, which is the client's words until it is found, and may be long."""
+        return self.model[:_LONGEST_NAME]
 
 
 Listener = Callable[[Exchange], None]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_LONGEST_NAME = 200
 
 
 def open_tracing(environment: Mapping[str, str] = os.environ) -> Listener | None:
@@ -81,7 +80,7 @@ def _ns(seconds: float) -> int:
 def _attributes(exchange: Exchange) -> dict[str, Any]:
     return {
         "raft.request.id": exchange.id, "raft.caller": exchange.caller.name, "raft.outcome": exchange.outcome,
-        "gen_ai.request.model": exchange.model[:_LONGEST_NAME],
+        "gen_ai.request.model": exchange.model_in_logs,
     }  # fmt: skip
 
 

@@ -134,9 +134,35 @@ def test_serve_refuses_an_open_address_without_a_key(tmp_path: Path, monkeypatch
     monkeypatch.delenv("RAFT_API_KEY", raising=False)
     with pytest.raises(UsageError, match="RAFT_API_KEY"):
         serve(index=tmp_path / "none", host="0.0.0.0", port=0)
-    monkeypatch.setenv("RAFT_API_KEY", "key")
-    with pytest.raises(ArtifactError):  # gets as far as the index
+    monkeypatch.setenv("RAFT_API_KEY", "a short key")
+    with pytest.raises(UsageError, match="RAFT_API_KEY has 11 characters"):
         serve(index=tmp_path / "none", host="0.0.0.0", port=0)
+
+
+def test_serve_takes_the_key_of_a_file_with_a_last_line_and_no_hangup_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def opened(recipe: ServeRecipe, api_key: str | None) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        seen.append(api_key)
+        raise ArtifactError("that is all", "")
+
+    monkeypatch.setattr(sys.modules["raft.cli.serve"], "open_app", opened)
+
+    def hung_up(*_: object) -> None:
+        pytest.fail("a hangup that nobody minds ends the process")
+
+    before = signal.signal(signal.SIGHUP, hung_up)
+    try:
+        for given in (f" {'k' * 16}\n", "\n"):
+            monkeypatch.setenv("RAFT_API_KEY", given)
+            with pytest.raises(ArtifactError):
+                serve(index=tmp_path / "none", host="0.0.0.0" if given.strip() else "127.0.0.1", port=0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == ["k" * 16, None]
 
 
 def test_listen_refuses_an_address_of_another_machine() -> None:

@@ -59,7 +59,7 @@ def rated(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         said = wards[good].text.rsplit("\n\n", 1)[-1].strip()
         text = f"Document [{1 + good}] says ##begin_quote##{said}##end_quote##\n<ANSWER>: {said.split()[-1][:-1]}"
         given = GivenAnswer(
-            f"chatcmpl-{n}", "ward", "raft@new" if n else "raft", "f1", QUESTIONS[n], QUESTIONS[n], (), shown, text
+            f"chatcmpl-{n}", "ward", "raft@new" if n else "raft", "f1", QUESTIONS[n], QUESTIONS[n], (), shown, text, ()
         )
         correction = None if good or n == len(COLOURS) - 1 else colour
         store.write(given, Opinion("up" if good else "down", correction, None if good else "look again"))
@@ -190,6 +190,32 @@ def test_documents_that_may_not_be_seen_stay_out(rated: Path, index: Path, tmp_p
     assert summary["left_out"] == {"document gone or not to be seen": 2}
     assert summary["labels"] == []
     assert not any("ward 1 is" in path.read_text() for path in (tmp_path / "open").glob("*.jsonl"))
+
+
+def test_what_a_model_learned_or_an_earlier_turn_showed_needs_its_labels(index: Path, tmp_path: Path) -> None:
+    """Answers over documents that everybody may see: what else they repeat is for those alone who hold its labels."""
+    chunk = next(chunk for chunk in open_index(index).chunks if chunk.document_id == "4.md")
+    shown = (Shown(chunk.id, chunk.document_id, text_hash(chunk.text)),)
+    store = FeedbackStore(tmp_path / "f.sqlite")
+    for name, labels in (("open", ()), ("staff", ("staff",)), ("board", ("board", "staff")), ("unknown", None)):
+        asked = f"Ward 1 has ({name} words)? And ward 4?"
+        text = f"Document [1] says ##begin_quote##The door of ward 4 is black.##end_quote##\n<ANSWER>: {name} black"
+        given = GivenAnswer(name, "ward", "raft", "f1", "And ward 4?", asked, (("Ward 1?", ""),), shown, text, labels)
+        store.write(given, Opinion("up"))
+    store.close()
+    summaries = {}
+    for out, held in (("none", []), ("staff", ["staff"]), ("both", ["staff", "board"])):
+        options = ["--as", "pairs", "--json", *(part for label in held for part in ("--label", label))]
+        summaries[out] = json.loads(export(tmp_path / "f.sqlite", index, tmp_path / out, *options))
+    left_out = "given under access labels that are not held"
+    assert [(each["left_out"], each["labels"]) for each in summaries.values()] == [
+        ({left_out: 3}, []), ({left_out: 1}, ["staff"]), ({}, ["board", "staff"]),
+    ]  # fmt: skip
+    texts = {out: "".join(path.read_text() for path in (tmp_path / out).glob("*.jsonl")) for out in summaries}
+    for name, where in (("open", "none"), ("staff", "staff"), ("unknown", "staff"), ("board", "both")):
+        found = [out for out, text in texts.items() if f"{name} black" in text]
+        assert found == [*texts][[*texts].index(where) :]
+    assert open_artifact(tmp_path / "staff", "dataset").facts["labels"] == ["staff"]
 
 
 def test_documents_that_changed_since_are_left_out(rated: Path, index: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import stat
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,8 @@ from exchanges import QUESTION, exchange
 from live import ANSWERED, DrippingModel, scripted, serving
 
 from raft.errors import InputError
+from raft.llm.chat import ChatReply, ChatRequest, PromptTooLong
+from raft.llm.scripted import ScriptedModel
 from raft.serving.audit import Audit
 from raft.serving.guard import Guard
 from raft.serving.http_errors import Refused
@@ -165,6 +168,26 @@ def test_an_answer_that_its_reader_left_stands_in_the_trail(path: Path) -> None:
     [row] = rows(path)
     assert row["outcome"] == "cancelled"
     assert row["documents"]
+
+
+class SmallEndpoint(ScriptedModel):
+    """Says only when it is asked that it reads one passage and no more."""
+
+    def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
+        if "Document [2]" in request.messages[-1].content:
+            raise PromptTooLong("the prompt has 900 tokens; the model reads 500")
+        return (yield from super().stream(request))
+
+
+def test_passages_that_were_sent_stand_in_the_trail_whatever_the_model_read(path: Path) -> None:
+    with serving(SmallEndpoint(lambda request: ANSWERED), audit=Audit(path)) as server:
+        client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=30)
+        events = list(client.responses.create(model="raft", input="What is the first dose?", stream=True))
+        ask(server)
+    sent = next(event.item for event in events if event.type == "response.output_item.done")
+    found = [result.file_id for result in sent.results]
+    assert [row["documents"] for row in rows(path)] == [found, found[:1]]  # a chat shows what was read alone
+    assert len(found) == 3
 
 
 @needs_a_full_disk

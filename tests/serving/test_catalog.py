@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
+import openai
 import pytest
 from live import DOSES, FINGERPRINT, STORAGE, MemoryIndex, scripted, serving
 
 from raft.serving.catalog import Catalog, model_name
 from raft.serving.engine import AnswerEngine
+from raft.serving.guard import Guard
 from raft.serving.http_errors import Refused
-from raft.serving.keys import LOCAL, Caller
+from raft.serving.keys import LOCAL, Caller, KeyFile, add_key
 
 
 def engine(*needs: str, answer: str = "<ANSWER>: 1") -> AnswerEngine:
@@ -60,6 +64,13 @@ def test_a_collection_is_searched_whatever_its_model_needs() -> None:
         catalog.searched("law")
 
 
+@pytest.mark.parametrize("name", ["law@hr", "raft@hr", "law@unheard-of"])
+def test_a_search_says_nothing_of_adapters(name: str) -> None:
+    with pytest.raises(Refused) as caught:
+        CATALOG.searched(name)
+    assert (caught.value.status, str(caught.value)) == (404, f"the vector store {name!r} does not exist")
+
+
 def test_as_many_answers_at_once_as_the_model_that_makes_most() -> None:
     one, many = scripted(), scripted()
     one.concurrency, many.concurrency = 1, 7
@@ -88,5 +99,19 @@ def test_the_model_s_name_chooses_index_and_adapter() -> None:
             assert (raft["answer"], [d["document_id"] for d in raft["documents"]]) == (answer, [document.id])
             found = httpx.post(f"{server}/v1/search", json={"query": "Dose?", "model": name}).json()
             assert [d["document_id"] for d in found["data"]] == [document.id]
-        listed = httpx.get(f"{server}/v1/models").json()["data"]
-        assert [row["id"] for row in listed] == ["raft", *more]
+        client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=30)
+        listed = list(client.models.list())
+        assert [card.id for card in listed] == ["raft", *more]
+        assert [client.models.retrieve(name) for name in ("raft", *more)] == listed
+        with pytest.raises(openai.NotFoundError, match="the model 'raft@other' does not exist"):
+            client.models.retrieve("raft@other")
+
+
+def test_a_model_that_a_key_may_not_ask_cannot_be_looked_up(tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys.jsonl", "open")
+    headers = {"Authorization": f"Bearer {key}"}
+    with serving(scripted(), catalog=CATALOG, guard=Guard(None, KeyFile(tmp_path / "keys.jsonl"))) as server:
+        said = [httpx.get(f"{server}/v1/models/{name}", headers=headers) for name in ("raft@hr", "raft@no", "raft:law")]
+        assert httpx.get(f"{server}/v1/models/raft").status_code == 401
+    assert [answer.status_code for answer in said] == [404, 404, 200]
+    assert said[0].text.replace("raft@hr", "?") == said[1].text.replace("raft@no", "?")

@@ -34,7 +34,7 @@ def answer(name: str = "chatcmpl-1", **changes: object) -> GivenAnswer:
     values: dict = {
         "id": name, "caller": "ward-3", "model": "raft", "index": "f1", "question": "And in children?",
         "asked": "What is the first dose? And in children?", "earlier": (("What is the first dose?", "12 mg"),),
-        "shown": SHOWN, "text": "<ANSWER>: 5 mg",
+        "shown": SHOWN, "text": "<ANSWER>: 5 mg", "labels": ("icu",),
     }  # fmt: skip
     return GivenAnswer(**values | changes)
 
@@ -193,7 +193,7 @@ def test_what_is_no_file_of_feedback_is_refused_and_left_as_it_is(tmp_path: Path
     _database(foreign, "CREATE TABLE orders (id)")
     text.write_text("not a database at all, " * 50)
     FeedbackStore(newer).close()
-    _database(newer, "PRAGMA user_version = 2")
+    _database(newer, "PRAGMA user_version = 3")
     store = FeedbackStore(torn)
     for n in range(200):
         store.write(answer(str(n), text="x" * 300), Opinion("up"))
@@ -201,7 +201,7 @@ def test_what_is_no_file_of_feedback_is_refused_and_left_as_it_is(tmp_path: Path
     data = bytearray(torn.read_bytes())
     data[4096:12288] = bytes(8192)
     torn.write_bytes(data)
-    for path, why in ((foreign, "something else"), (text, "not a database"), (newer, "version 2"), (torn, "")):
+    for path, why in ((foreign, "something else"), (text, "not a database"), (newer, "version 3"), (torn, "")):
         path.chmod(0o644)
         before = path.read_bytes()
         for open_it in (FeedbackStore, read_feedback):
@@ -211,6 +211,20 @@ def test_what_is_no_file_of_feedback_is_refused_and_left_as_it_is(tmp_path: Path
             assert "\n" not in str(caught.value)
         assert path.read_bytes() == before
         assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_rows_of_a_file_without_labels_are_kept_and_their_labels_are_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "f.sqlite"
+    store = FeedbackStore(path)
+    store.write(answer(), Opinion("down", "5 mg"))
+    store.close()
+    _database(path, "ALTER TABLE feedback DROP COLUMN labels", "PRAGMA user_version = 1")
+    [row] = read_feedback(path)
+    assert (row.given, row.opinion) == (answer(labels=None), Opinion("down", "5 mg"))
+    store = FeedbackStore(path)
+    store.write(answer("new"), Opinion("up"))
+    store.close()
+    assert [row.given for row in read_feedback(path)] == [answer(labels=None), answer("new")]
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -232,24 +246,64 @@ def test_an_empty_file_that_a_stopped_start_left_is_used(tmp_path: Path) -> None
 CHUNK = Chunk("dose.md#0", "dose.md", "Adults start with 12 mg.", 0, 24, "Dose")
 
 
-def exchange(name: str, caller: str = "ward-3", text: str = "<ANSWER>: 12 mg", whole: bool = True) -> Exchange:
+def exchange(
+    name: str, caller: str = "ward-3", text: str = "<ANSWER>: 12 mg", whole: bool = True, first: bool = False,
+    held: frozenset[str] | None = None, needs: frozenset[str] = frozenset(),
+) -> Exchange:  # fmt: skip
     hits = (Hit(CHUNK, 0.5, 1),)
     served = Served(parse_answer(text), hits, (), 0, None, question="What is the first dose? And in children?")
-    asked = Asked("And in children?", (Turn("What is the first dose?", "12 mg"),))
+    asked = Asked("And in children?", () if first else (Turn("What is the first dose?", "12 mg"),))
     outcome = "answered" if whole else "cancelled"
     return Exchange(
-        name, "chat", Caller(caller), "raft", asked, hits, served if whole else None, outcome, Timing(0, 0, 0), "f1"
+        name,
+        "chat",
+        Caller(caller, held),
+        "raft",
+        asked,
+        hits,
+        served if whole else None,
+        outcome,
+        Timing(0, 0, 0),
+        "f1",
+        needs,
     )  # type: ignore[arg-type]
 
 
 def test_an_answer_is_known_to_who_was_given_it() -> None:
-    recent = Recent()
+    recent = Recent(labels=["icu"])
     recent(exchange("1", text="<ANSWER>: 5 mg"))
     recent(exchange("2", whole=False))
     assert recent.find("1", Caller("ward-3", frozenset({"icu"}))) == answer("1")
     assert recent.find("1", Caller("ward-4")) is None
     assert recent.find("2", Caller("ward-3")) is None
     assert recent.find("3", Caller("ward-3")) is None
+
+
+ICU, HR = frozenset({"icu"}), frozenset({"hr"})
+
+
+@pytest.mark.parametrize(
+    ("of_server", "held", "needs", "of_first", "of_follow_up"),
+    [
+        ({"icu", "hr"}, None, frozenset(), (), ("hr", "icu")),
+        ({"icu", "hr"}, ICU, frozenset(), (), ("icu",)),
+        ({"icu", "hr"}, ICU, HR, ("hr",), ("hr", "icu")),
+        (None, None, HR, ("hr",), None),
+        (None, ICU, HR, ("hr",), ("hr", "icu")),
+    ],
+)
+def test_an_answer_may_repeat_what_its_model_learned_and_what_was_said_before(
+    of_server: set[str] | None,
+    held: frozenset[str] | None,
+    needs: frozenset[str],
+    of_first: tuple[str, ...] | None,
+    of_follow_up: tuple[str, ...] | None,
+) -> None:
+    recent = Recent(labels=of_server)
+    recent(exchange("1", first=True, held=held, needs=needs))
+    recent(exchange("2", held=held, needs=needs))
+    given = [recent.find(name, Caller("ward-3")) for name in "12"]
+    assert [each and each.labels for each in given] == [of_first, of_follow_up]
 
 
 def test_the_oldest_answers_are_forgotten() -> None:

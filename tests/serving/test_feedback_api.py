@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live import ANSWERED, FINGERPRINT, scripted, serving
+from live import ANSWERED, FINGERPRINT, MemoryIndex, scripted, serving
 
+from raft.serving.engine import AnswerEngine
 from raft.serving.feedback import FeedbackStore, Opinion, read_feedback
 from raft.serving.guard import Guard
 from raft.serving.keys import Caller
@@ -70,6 +71,25 @@ def test_a_rating_lies_in_the_file_with_all_that_was_shown(url: str, store: Feed
         again = http.post("/v1/feedback", json={"id": answer_id, "rating": "up"})
         assert (again.status_code, again.json()["id"]) == (201, row.id)
         assert [r.opinion for r in read_feedback(path_of(store)) if r.id == row.id] == [Opinion("up")]
+
+
+class Ward(Guard):
+    def caller_of(self, request):  # type: ignore[no-untyped-def]
+        return Caller("ward", frozenset({"icu", "hr"}))
+
+
+def test_a_row_says_whose_labels_its_words_may_need(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "f.sqlite")
+    tuned = AnswerEngine(MemoryIndex(), scripted(), FINGERPRINT, needs=frozenset({"hr"}))
+    settings = {"guard": Ward(), "feedback": Feedback(store), "more": {"raft@hr": tuned}}
+    with serving(scripted(), **settings) as url, httpx.Client(base_url=url, timeout=20) as http:
+        for model, questions in (("raft", "a"), ("raft", "ab"), ("raft@hr", "c")):
+            messages = [{"role": "user", "content": question} for question in questions]
+            said = http.post("/v1/chat/completions", json={"model": model, "messages": messages}).json()
+            assert http.post("/v1/feedback", json={"id": said["id"], "rating": "up"}).status_code == 201
+    store.close()
+    kept = [row.given.labels for row in read_feedback(tmp_path / "f.sqlite")]
+    assert kept == [(), ("hr", "icu"), ("hr",)]
 
 
 def test_a_streamed_answer_may_be_rated_as_soon_as_it_is_whole(url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import socket
 from pathlib import Path
 
 import httpx
@@ -165,9 +166,34 @@ def test_without_a_limit_there_are_no_limits_in_the_headers(server: str) -> None
 def test_hosts_that_need_keys() -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
         check_host(host, None, Path("keys.jsonl"))
-        check_host(host, "key", None)
+        check_host(host, "k" * 16, None)
+        with pytest.raises(UsageError, match="has 15 characters"):
+            check_host(host, "k" * 15, Path("keys.jsonl"))
         with pytest.raises(UsageError, match="raft keys add"):
             check_host(host, None, None)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example", b"a{b.evil.example:%d", b'a"b.evil.example:%d', b"a`b.evil.example:%d", b"a{b.evil.example",
+        b"", b":%d", b"[::1", b"[::1:%d", b"\xff.evil.example:%d", "löcalhost:%d".encode(), b"0.0.0.0:%d",
+        b"evil.example#@localhost", b"localhost@evil.example:%d", b"localhost.evil.example:%d", b"/localhost",
+        b"evil.example:%d@localhost", b"127.0.0.1 evil.example", b"evil.example:%d/localhost",
+    ],
+)  # fmt: skip
+def test_whatever_else_a_host_header_holds_it_is_not_this_machine(server: str, host: bytes) -> None:
+    """A page that points its own name at 127.0.0.1 chooses that name, malformed ones too."""
+    address, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((address, int(port)), timeout=20) as line:
+        named = host.replace(b"%d", port.encode())
+        line.sendall(b"GET /v1/models HTTP/1.1\r\nHost: " + named + b"\r\nConnection: close\r\n\r\n")
+        assert line.recv(65536).split()[1] == b"403"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8011", "127.0.0.1:8011", "127.3.2.1", "[::1]", "[::1]:8011"])
+def test_the_names_of_this_machine(host: str) -> None:
+    assert Guard().caller_of(request(host=host)) == LOCAL
 
 
 def test_origins_that_no_browser_sends_are_refused() -> None:

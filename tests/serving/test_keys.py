@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import re
 import stat
 import string
@@ -17,7 +18,18 @@ from hypothesis import strategies as st
 
 from raft.errors import ArtifactError, InputError, UsageError
 from raft.places import locked
-from raft.serving.keys import Caller, Key, KeyFile, Known, add_key, find_caller, hash_of, read_keys, revoke_key
+from raft.serving.keys import (
+    Caller,
+    Key,
+    KeyFile,
+    Known,
+    _state_of,
+    add_key,
+    find_caller,
+    hash_of,
+    read_keys,
+    revoke_key,
+)
 
 TODAY = date(2026, 3, 2)
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
@@ -55,7 +67,7 @@ def test_the_secret_is_random_recognisable_and_kept_nowhere(path: Path) -> None:
 def test_the_file_is_its_owners_alone(path: Path) -> None:
     add_key(path, "a")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.chmod(0o644)
+    path.chmod(0o604)
     add_key(path, "b")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["keys.jsonl"]
@@ -196,6 +208,22 @@ def test_one_writer_at_a_time(path: Path) -> None:
     add_key(path, "b")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may give a file to others")
+def test_a_file_of_another_user_stays_that_user_s(path: Path) -> None:
+    add_key(path, "a")
+    os.chown(path, 12345, 23456)
+    revoke_key(path, "a")  # as with sudo, while the server is another user
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o600), (0o640, 0o640), (0o666, 0o640), (0o400, 0o400)])
+def test_a_group_that_may_read_goes_on_reading(path: Path, before: int, after: int) -> None:
+    add_key(path, "a")
+    path.chmod(before)
+    add_key(path, "b")
+    assert stat.S_IMODE(path.stat().st_mode) == after
+
+
 def test_a_folder_that_cannot_be_written_is_said_with_the_option_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--keys"):
@@ -263,10 +291,19 @@ def test_a_damaged_file_keeps_the_last_keys_and_is_told_of_once(path: Path, capl
             assert find_caller(file.known(), secret, TODAY) == Caller("a", frozenset())
         [record] = caplog.records
         assert "stay in force" in record.getMessage()
+        assert file.unreadable
     path.write_bytes(good)
     revoke_key(path, "a")
     clock.now += 1
     assert file.known() == ()
+    assert not file.unreadable
+
+
+def test_a_file_that_may_be_read_again_is_looked_at_again(path: Path) -> None:
+    add_key(path, "a")
+    before = _state_of(path)
+    path.chmod(0o640)
+    assert _state_of(path) != before
 
 
 def test_names_stay_within_what_logs_and_models_can_hold() -> None:

@@ -50,7 +50,7 @@ def test_a_body_that_trickles_in_is_refused_after_its_time(framing: bytes) -> No
         head, _, body = (came + everything(line)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in head.lower()
-    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+    assert json.loads(body)["error"]["code"] == "request_timeout"
     assert all(f"{name}: {value}".encode() in head for name, value in SECURE_HEADERS.items())
 
 

@@ -20,7 +20,7 @@ from raft.serving.recent import Feedback
 
 KEY = {"Authorization": "Bearer s3cret"}
 ROUTES = {
-    "/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/search", "/v1/feedback",
+    "/v1/chat/completions", "/v1/responses", "/v1/models", "/v1/models/{model}", "/v1/search", "/v1/feedback",
     "/v1/vector_stores/{vector_store_id}/search", "/healthz", "/readyz", "/metrics",
 }  # fmt: skip
 
@@ -65,8 +65,8 @@ def answerable(case: Any, answered: str) -> Any:
             case.body["messages"] = [*case.body["messages"], {"role": "user", "content": "Dose?"}]
         if "input" in case.body:
             case.body["input"] = "Dose?" if isinstance(case.body["input"], str) else [*case.body["input"], ASK]
-    if "vector_store_id" in case.path_parameters:
-        case.path_parameters["vector_store_id"] = "raft"
+    for name in case.path_parameters:
+        case.path_parameters[name] = "raft"
     return case
 
 

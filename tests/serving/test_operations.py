@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from exchanges import QUESTION, exchange
-from live import ANSWERED, DrippingModel, scripted, serving
+from live import ANSWERED, DrippingModel, MemoryIndex, scripted, serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from raft.llm.chat import ChatReply
+from raft.records import Hit
 from raft.serving.gate import Gate
 from raft.serving.guard import Guard
 from raft.serving.keys import KeyFile, add_key
@@ -64,6 +69,30 @@ def test_a_server_whose_queue_is_full_is_not_ready() -> None:
         model.step.release(2000)
         assert all([*stream][-1].raft for stream in held)
         assert httpx.get(f"{server}/readyz").status_code == 200
+
+
+def test_a_server_that_can_take_no_search_is_not_ready() -> None:
+    index = SlowIndex()
+    with serving(scripted(), index=index, max_queue=0) as server, ThreadPoolExecutor(1) as thread:
+        searching = thread.submit(httpx.post, f"{server}/v1/search", json={"query": "dose"})
+        assert index.begun.wait(20)
+        assert httpx.get(f"{server}/readyz").status_code == 503
+        index.go_on.set()
+        assert searching.result().status_code == 200
+        assert httpx.get(f"{server}/readyz").status_code == 200
+
+
+class SlowIndex(MemoryIndex):
+    """Says when a search has begun, and ends it when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def search(self, *given: Any) -> list[list[Hit]]:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        return super().search(*given)
 
 
 # --- what is counted
@@ -181,6 +210,18 @@ def test_figures_need_a_key_where_there_are_keys(tmp_path: Path) -> None:
             scraped(server, Authorization=f"Bearer {key}")
     with serving(scripted()) as server:
         assert httpx.get(f"{server}/metrics", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_a_key_file_that_cannot_be_read_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "keys.jsonl"
+    headers = {"Authorization": f"Bearer {add_key(path, 'a')}"}
+    good, clock = path.read_bytes(), count()
+    with serving(scripted(), guard=Guard(None, KeyFile(path, lambda: float(next(clock))))) as server:
+        assert scraped(server, **headers)["raft_keys_unreadable"] == 0
+        path.write_text("garbage")
+        assert scraped(server, **headers)["raft_keys_unreadable"] == 1
+        path.write_bytes(good)
+        assert scraped(server, **headers)["raft_keys_unreadable"] == 0
 
 
 def test_clients_can_neither_add_labels_nor_put_words_into_figures(tmp_path: Path) -> None:

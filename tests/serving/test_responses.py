@@ -118,13 +118,13 @@ def test_a_text_that_was_cut_is_incomplete() -> None:
     class Cut(ScriptedModel):
         def stream(self, request: ChatRequest) -> Generator[str, None, ChatReply]:
             yield "Some"
-            return ChatReply(request.key, "Some", 9, 1, truncated=True, cached_tokens=4)
+            return ChatReply(request.key, "Some", 300, 1, truncated=True, cached_tokens=255)
 
     with serving(Cut(lambda request: "")) as server:
         response = ask(server, max_output_tokens=1)
         assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
         assert response.max_output_tokens == 1
-        assert response.usage.input_tokens_details.cached_tokens == 4
+        assert response.usage.input_tokens_details.cached_tokens == 128  # in steps of 128
         assert list(ask(server, stream=True))[-1].type == "response.incomplete"
 
 

@@ -149,6 +149,7 @@ def test_only_the_own_page_may_decide(server: str, dataset: Path) -> None:
         return httpx.post(url, content=good, headers=sent).status_code
 
     assert post(host=f"raft.example:{port}") == 403  # a name that was pointed at 127.0.0.1
+    assert post(host=f"a{{b.raft.example:{port}") == 403
     assert post(host="127.0.0.1:1") == 403
     assert post(host="127.0.0.1") == 403
     assert post(origin="http://raft.example") == 403

@@ -222,6 +222,22 @@ def test_with_one_collection_there_is_nothing_to_choose(open_page, server: str) 
     assert not watched.page.is_visible("#collection")
 
 
+def test_a_second_question_waits_until_the_first_is_answered(open_page, server: str) -> None:
+    watched = open_page(server)
+    page = watched.page
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))  # the page knows no model when it is asked
+    page.reload()
+    watched.ask("What is the first dose?")
+    watched.ask("And in children?")
+    assert page.input_value("#question") == "And in children?"
+    for route in held:
+        route.continue_()
+    watched.done()
+    assert [body["messages"][-1]["content"] for body in watched.bodies] == ["What is the first dose?"]
+    assert watched.complaints == []
+
+
 # --- feedback ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +263,10 @@ def test_thumbs_and_a_correction_are_kept(open_page, tmp_path: Path) -> None:
         [row] = read_feedback(path)
         assert row.opinion == Opinion("down", "5 mg in children", "see page 3")
         assert (row.given.question, row.given.text) == ("What is the first dose?", ANSWERED)
+        page.get_by_role("button", name="Bad answer").click()
+        page.get_by_text("You may add a correction.").wait_for()
+        [row] = read_feedback(path)  # a second thumb takes nothing back
+        assert row.opinion == Opinion("down", "5 mg in children", "see page 3")
         assert watched.complaints == []
 
 

@@ -14,25 +14,28 @@ let waiting = null; // the question to ask once there is a key
 
 async function ask(question) {
   if (running) return;
+  running = new AbortController(); // before anything is waited for: a second question must find it
+  setBusy(true);
   at("error").hidden = true;
-  if (!at("collection").value && !(await loadModels())) {
-    if (at("key-form").hidden) at("question").value = question;
+  try {
+    if (at("collection").value || (await loadModels())) await take(question, running.signal);
+    else if (at("key-form").hidden) at("question").value = question;
     else waiting = question;
-    return;
+  } finally {
+    running = null;
+    setBusy(false);
   }
+}
+
+async function take(question, signal) {
   const turn = new Turn(question, () => {
     if (!running) replace(turn);
   });
   show(turn);
-  running = new AbortController();
-  setBusy(true);
   try {
-    await follow(turn, running.signal);
+    await follow(turn, signal);
   } catch (error) {
     told(turn, error);
-  } finally {
-    running = null;
-    setBusy(false);
   }
 }
 

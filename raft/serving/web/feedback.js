@@ -7,6 +7,7 @@ export const takesFeedback = "feedback" in document.body.dataset ? attach : null
 function attach(box, id) {
   const find = (selector) => box.querySelector(selector);
   const form = find(".correction");
+  let kept = {}; // what was written of this answer: a rating without it would delete it
 
   function pressed(rating) {
     for (const name of ["up", "down"]) find(`.${name}`).setAttribute("aria-pressed", String(name === rating));
@@ -39,7 +40,7 @@ function attach(box, id) {
   find(".down").addEventListener("click", async () => {
     form.hidden = false;
     find(".right").focus();
-    await send({ rating: "down" }, "Thank you. You may add a correction.");
+    await send({ rating: "down", ...kept }, "Thank you. You may add a correction.");
   });
   find(".later").addEventListener("click", close);
   form.addEventListener("keydown", (event) => {
@@ -52,6 +53,8 @@ function attach(box, id) {
     event.preventDefault();
     const [correction, comment] = [".right", ".comment"].map((field) => find(field).value.trim() || null);
     const thanks = correction ? "Thank you. Your correction is kept." : "Thank you.";
-    if (await send({ rating: "down", correction, comment }, thanks)) close();
+    if (!(await send({ rating: "down", correction, comment }, thanks))) return;
+    kept = { correction, comment };
+    close();
   });
 }

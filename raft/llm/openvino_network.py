@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raft.artifacts import Manifest, open_artifact, writing
 from raft.errors import ArtifactError, InputError, ModelError
@@ -48,8 +48,9 @@ def failing() -> Iterator[None]:
         raise ModelError(f"OpenVINO failed ({last_line(error)})", _OTHERWISE) from error
 
 
-def open_engine(folder: Path, blocks: int) -> Any:
-    """The engine over a converted model, or a GGUF file, with ``blocks`` blocks of keys and values.
+def open_engine(folder: Path, blocks: int, precision: str = "float32") -> Any:
+    """The engine over a converted model that computes in ``precision`` (float32 or bfloat16), or over a GGUF file,
+    which is run as fast as it goes; with ``blocks`` blocks of keys and values.
 
     The system gives memory to blocks as they are first written to. (Without a number the engine would have as many as
     the requests under way need, and write over those of earlier prompts with every new one.) Raises ModelError.
@@ -62,19 +63,30 @@ def open_engine(folder: Path, blocks: int) -> Any:
     scheduler.max_num_seqs = MAX_ROWS
     scheduler.num_kv_blocks = blocks
     scheduler.enable_prefix_caching = True
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-    properties = exact if folder.is_dir() else {}  # what is quantized already is run as fast as it goes
+    kind = "bf16" if precision == "bfloat16" else "f32"
+    properties = {"INFERENCE_PRECISION_HINT": kind, "KV_CACHE_PRECISION": kind} if folder.is_dir() else {}
     with failing():
         return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
 
-def pool_blocks(config: Any, is_exact: bool, cache_mb: int) -> int:
+def check_bfloat16() -> None:
+    """Raises ModelError when the processor does not compute in bfloat16."""
+    _silence_telemetry()
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ModelError("this processor does not compute in bfloat16", "Set precision to float32")
+
+
+def pool_blocks(config: Any, kept_as: Literal["float32", "bfloat16", "int8"], cache_mb: int) -> int:
     """How many blocks of keys and values go into ``cache_mb`` (1 MB = 10^6 bytes), at least one. ``config`` is that of
-    the transformers model. What is not exact is kept as bytes, with a scale and a zero point for each channel of a
-    block's keys and for each token's values, as OpenVINO does by itself."""
+    the transformers model. In int8 there are a scale and a zero point for each channel of a block's keys and for each
+    token's values, as OpenVINO keeps those of GGUF files."""
     heads = config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    of_head = 8 * width * BLOCK if is_exact else 2 * width * BLOCK + 8 * width + 8 * BLOCK
+    of_head = {"float32": 8, "bfloat16": 4, "int8": 2}[kept_as] * width * BLOCK
+    if kept_as == "int8":
+        of_head += 8 * width + 8 * BLOCK
     return max(1, int(cache_mb * 10**6 // (config.num_hidden_layers * heads * of_head)))
 
 

@@ -3,7 +3,8 @@ reads long prompts, and nothing else in the process that asks would move meanwhi
 
 Between the two go frames, each its length (8 bytes) and then JSON::
 
-    to it      {"folder": "runs/models/language-4c1f-openvino", "blocks": 2800, "batch_tokens": 32768, "end_ids": [2]}
+    to it      {"folder": "runs/models/language-4c1f-openvino", "blocks": 2800, "precision": "float32",
+                "batch_tokens": 32768, "end_ids": [2]}
                {"order": {"id": 7, "prompt": [1, 4093, 198, ...], "max_tokens": 64, ...}}       {"cancel": 7}
     from it    {"ready": true}    {"news": [[7, [504], [], false, 0, ""]]}    {"failed": "..."}
 """
@@ -229,7 +230,7 @@ def _serve(settings: Mapping[str, Any], source: int, sink: int) -> None:
 def _open(settings: Mapping[str, Any]) -> Schedule:
     from raft.llm.openvino_network import open_engine
 
-    engine = open_engine(Path(settings["folder"]), settings["blocks"])
+    engine = open_engine(Path(settings["folder"]), settings["blocks"], settings["precision"])
     ends = frozenset(settings["end_ids"])
     return Schedule(engine, blocks=settings["blocks"], batch_tokens=settings["batch_tokens"], end_ids=ends)
 

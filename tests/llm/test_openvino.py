@@ -63,6 +63,23 @@ def test_greedy_answers_are_those_of_transformers(student: OpenVinoModel) -> Non
     }
 
 
+def test_in_bfloat16_a_model_answers_much_the_same_with_half_the_memory() -> None:
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(ModelError, match="does not compute in bfloat16"):
+            OpenVinoModel.load(STUDENT, precision="bfloat16")
+        return
+    exact, rounded = (OpenVinoModel.load(STUDENT, cache_mb=100, precision=p) for p in ("float32", "bfloat16"))
+    expected = {reply.key: reply.text.split()[:1] for reply in exact.complete(requests())}
+    found = {reply.key: reply.text.split()[:1] for reply in rounded.complete(requests())}
+    assert sum(found[key] == words for key, words in expected.items()) >= 4
+    too_long = replace(requests()[0], max_tokens=3000)  # more than 100 MB hold in float32, not in bfloat16
+    with pytest.raises(PromptTooLong):
+        exact.check(too_long)
+    rounded.check(too_long)
+
+
 def test_a_request_has_one_answer_whatever_decodes_beside_it(student: OpenVinoModel) -> None:
     together = {reply.key: reply for reply in student.complete(requests())}
     [alone] = student.complete(requests()[1:2])

@@ -11,7 +11,9 @@ import pytest
 from raft.llm.openvino_process import _send
 
 
-@pytest.mark.parametrize("settings", [None, {"folder": "nowhere", "blocks": 4, "batch_tokens": 64, "end_ids": []}])
+@pytest.mark.parametrize(
+    "settings", [None, {"folder": "nowhere", "blocks": 4, "precision": "float32", "batch_tokens": 64, "end_ids": []}]
+)
 def test_whoever_goes_before_the_engine_is_open_leaves_no_traceback(settings: dict[str, Any] | None) -> None:
     if settings is not None:
         pytest.importorskip("openvino_genai", reason="needs raft-tune[openvino]")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -167,8 +167,11 @@ def test_one_request_that_the_engine_refuses_does_not_stop_the_others(network: P
     assert last[1].error == ""
 
 
-@pytest.mark.parametrize("is_exact", [True, False])
-def test_the_pool_takes_the_memory_that_it_is_given(network: Path, is_exact: bool) -> None:
+@pytest.mark.parametrize("kept_as", ["float32", "bfloat16", "int8"])
+def test_the_pool_takes_the_memory_that_it_is_given(
+    network: Path, kept_as: Literal["float32", "bfloat16", "int8"]
+) -> None:
+    import openvino
     from transformers import AutoConfig
 
     from raft.llm.openvino_network import open_engine, pool_blocks, read_gguf
@@ -177,10 +180,12 @@ def test_the_pool_takes_the_memory_that_it_is_given(network: Path, is_exact: boo
     assert package is not None
     assert package.origin is not None
     [gguf] = Path(package.origin).parent.glob("*.gguf")
-    file = network if is_exact else gguf
-    config = AutoConfig.from_pretrained(network) if is_exact else read_gguf(gguf)[1]
-    blocks = pool_blocks(config, is_exact, cache_mb=50)
-    engine = open_engine(file, blocks)
+    if kept_as == "bfloat16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor does not compute in bfloat16")
+    file = gguf if kept_as == "int8" else network
+    config = read_gguf(gguf)[1] if kept_as == "int8" else AutoConfig.from_pretrained(network)
+    blocks = pool_blocks(config, kept_as, cache_mb=50)
+    engine = open_engine(file, blocks, kept_as)
     schedule = Schedule(engine, blocks=blocks, batch_tokens=100, end_ids=END_IDS)
     schedule.add(asked(0, prompt(0, 40)))
     run(schedule)

